@@ -1,0 +1,159 @@
+"""A bundle: a folder of files with a manifest, written whole or not at all, verified before it is trusted.
+
+Corpora, token stores, trees, checkpoints and artifacts are all bundles, so that "what is written reads back equal,
+and is refused when truncated, tampered with or of a newer format" is decided in one place.
+
+The manifest (`manifest.json`) holds the kind and version of the format, the SHA-256 and size of every file, and a
+JSON object of the writer's own. It carries no time stamp: the same content gives the same bytes.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cascadexml.errors import FormatError
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A verified bundle: where it lies and what its manifest says."""
+
+    path: Path
+    kind: str
+    version: int
+    files: Mapping[str, Mapping[str, Any]]
+    meta: Mapping[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 over the files' names and digests: equal content, equal fingerprint."""
+        lines = "".join(f"{name} {entry['sha256']}\n" for name, entry in sorted(self.files.items()))
+        return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def replace_path(new: Path, final: Path) -> None:
+    """Move the file or folder `new` to `final`, replacing what is there; both must lie on one file system."""
+    if not final.is_dir():
+        new.replace(final)
+        return
+    retired = Path(tempfile.mkdtemp(prefix=f".{final.name}.old-", dir=final.parent))
+    final.replace(retired / final.name)
+    new.replace(final)
+    shutil.rmtree(retired)
+
+
+@contextmanager
+def beside(final: Path) -> Iterator[Path]:
+    """Give a path beside `final` to write a file or folder to; it is moved to `final` when the block ends well.
+
+    The path does not exist yet: the block creates it. On an error nothing is left behind.
+    """
+    final.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.new-", dir=final.parent))
+    try:
+        new = scratch / final.name
+        yield new
+        replace_path(new, final)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def writing(path: Path, kind: str, version: int, meta: Mapping[str, Any] | None = None) -> Iterator[Path]:
+    """Give a folder to fill; when the block ends well, a manifest is added and the folder appears at `path`.
+
+    Args:
+        path: where the bundle will lie; an older bundle there is replaced.
+        kind: the format's name, such as "cascadexml.tokens".
+        version: the format's version, a whole number that grows with every incompatible change.
+        meta: a JSON object kept in the manifest.
+    """
+    with beside(path) as folder:
+        folder.mkdir()
+        yield folder
+        files = {
+            file.relative_to(folder).as_posix(): {"sha256": sha256_of(file), "size": file.stat().st_size}
+            for file in sorted(folder.rglob("*"))
+            if file.is_file()
+        }
+        manifest = {"kind": kind, "version": version, "files": files, "meta": dict(meta or {})}
+        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+        with (folder / MANIFEST).open("w", encoding="utf-8") as file:
+            file.write(text + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_bundle(path: Path, kind: str, version: int, *, digests: bool = True) -> Bundle:
+    """Verify the bundle at `path` and give its manifest.
+
+    Args:
+        path: the bundle's folder.
+        kind: the kind that the caller can read.
+        version: the newest version of it that the caller can read.
+        digests: compare every file's SHA-256, not only its size.
+
+    Raises:
+        FormatError: the manifest is missing or malformed, of another kind or a newer version; a listed file is
+            missing, of another size or content, or lies outside the folder; or a file is there that is not listed.
+    """
+    where = path / MANIFEST
+    try:
+        manifest = json.loads(where.read_text(encoding="utf-8"))
+        found_kind, found_version = manifest["kind"], manifest["version"]
+        files, meta = manifest["files"], manifest["meta"]
+        well_formed = (
+            isinstance(found_version, int)
+            and isinstance(meta, dict)
+            and all(isinstance(e["sha256"], str) and isinstance(e["size"], int) for e in files.values())
+        )
+    except FileNotFoundError:
+        raise FormatError(
+            f"{path} holds no {MANIFEST}: expected a folder written as {kind}; check the path."
+        ) from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise FormatError(f"{where} cannot be read as a manifest ({error!r}): write {path} again.") from None
+    if found_kind != kind:
+        raise FormatError(f"{path} is a {found_kind!r}, expected a {kind!r}: check the path.")
+    if not well_formed:
+        raise FormatError(f"{where} is not a well-formed manifest: write {path} again.")
+    if found_version > version:
+        raise FormatError(
+            f"{path} has format version {found_version} of {kind}, this library reads up to {version}: "
+            "install a newer cascadexml."
+        )
+    present = {f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file() or f.is_symlink()}
+    strangers = sorted(present - set(files) - {MANIFEST})
+    if strangers:
+        raise FormatError(
+            f"{path / strangers[0]} is not in the manifest of {path}: remove it or fetch {path} again."
+        )
+    for name, entry in files.items():
+        file = path / name
+        if name not in present or file.is_symlink():
+            raise FormatError(
+                f"{file} is listed in the manifest but is not a file there: fetch {path} again."
+            )
+        size = file.stat().st_size
+        if size != entry["size"]:
+            raise FormatError(
+                f"{file} has {size} bytes, its manifest says {entry['size']}: fetch {path} again."
+            )
+        if digests and sha256_of(file) != entry["sha256"]:
+            raise FormatError(f"{file} differs from the SHA-256 in its manifest: fetch {path} again.")
+    return Bundle(path, kind, found_version, files, meta)

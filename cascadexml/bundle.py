@@ -123,9 +123,7 @@ def read_bundle(path: Path, kind: str, version: int, *, digests: bool = True) ->
             and all(isinstance(e["sha256"], str) and isinstance(e["size"], int) for e in files.values())
         )
     except FileNotFoundError:
-        raise FormatError(
-            f"{path} holds no {MANIFEST}: expected a folder written as {kind}; check the path."
-        ) from None
+        raise FormatError(f"{path} holds no {MANIFEST}: expected a folder written as {kind}; check the path.") from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise FormatError(f"{where} cannot be read as a manifest ({error!r}): write {path} again.") from None
     if found_kind != kind:
@@ -140,20 +138,14 @@ def read_bundle(path: Path, kind: str, version: int, *, digests: bool = True) ->
     present = {f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file() or f.is_symlink()}
     strangers = sorted(present - set(files) - {MANIFEST})
     if strangers:
-        raise FormatError(
-            f"{path / strangers[0]} is not in the manifest of {path}: remove it or fetch {path} again."
-        )
+        raise FormatError(f"{path / strangers[0]} is not in the manifest of {path}: remove it or fetch {path} again.")
     for name, entry in files.items():
         file = path / name
         if name not in present or file.is_symlink():
-            raise FormatError(
-                f"{file} is listed in the manifest but is not a file there: fetch {path} again."
-            )
+            raise FormatError(f"{file} is listed in the manifest but is not a file there: fetch {path} again.")
         size = file.stat().st_size
         if size != entry["size"]:
-            raise FormatError(
-                f"{file} has {size} bytes, its manifest says {entry['size']}: fetch {path} again."
-            )
+            raise FormatError(f"{file} has {size} bytes, its manifest says {entry['size']}: fetch {path} again.")
         if digests and sha256_of(file) != entry["sha256"]:
             raise FormatError(f"{file} differs from the SHA-256 in its manifest: fetch {path} again.")
     return Bundle(path, kind, found_version, files, meta)

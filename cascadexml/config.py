@@ -1,4 +1,4 @@
-"""Typed settings behind params.yaml: one frozen dataclass a section, checked by name, type and range before any work."""
+"""Typed settings behind params.yaml: a frozen dataclass a section, checked by name, type and range before any work."""
 
 import dataclasses
 import difflib
@@ -16,9 +16,7 @@ from cascadexml.errors import ConfigError
 
 def _knob(default: Any, *, low: float | None = None, high: float | None = None) -> Any:
     """A field with inclusive bounds; for a list they bound each element."""
-    factory = (
-        {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
-    )
+    factory = {"default_factory": lambda: list(default)} if isinstance(default, list) else {"default": default}
     return field(metadata={"low": low, "high": high}, **factory)
 
 
@@ -90,7 +88,7 @@ class TokenizeSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class ClusterSettings:
-    """The label tree. `levels` lists the clusters of each resolution above the labels, powers of two, or null to derive.
+    """The label tree. `levels`: the clusters of each resolution above the labels, powers of two, or null to derive.
 
     `leaf_size`: labels a leaf cluster aims at when levels are derived. `ngrams`, `min_df`, `max_features`: TF-IDF.
     `top_features`: features kept a label. `hops` and `restart`: the label-graph walk; 0 hops means no smoothing.
@@ -169,7 +167,7 @@ class PackageSettings:
     data: str = "TIB open-access catalogue records with GND subject headings (LLMs4Subjects)"
     data_licence: str = "CC-BY-SA-4.0"
     intended_use: str = "Suggesting subject headings for English library records to a human indexer."
-    limits: str = "English texts; headings with few training records are ranked poorly; scores are no substitute for review."
+    limits: str = "English texts; headings with few training records are ranked poorly; no substitute for review."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,9 +195,7 @@ def load_settings(path: Path) -> Settings:
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ConfigError(
-            f"{path} is missing: run from the project's root, where params.yaml lies."
-        ) from None
+        raise ConfigError(f"{path} is missing: run from the project's root, where params.yaml lies.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML ({' '.join(str(error).split())}): mend that line.") from None
     return _build(Settings, {} if tree is None else tree, str(path), "")
@@ -213,9 +209,7 @@ def _build(cls: type[Any], values: object, file: str, prefix: str) -> Any:
     for key in values:
         if key not in fields:
             near = difflib.get_close_matches(str(key), fields, n=1, cutoff=0.0)
-            raise ConfigError(
-                f"{file}: unknown key {prefix}{key}; the nearest known one is {prefix}{near[0]}."
-            )
+            raise ConfigError(f"{file}: unknown key {prefix}{key}; the nearest known one is {prefix}{near[0]}.")
     kept = {}
     for key, value in values.items():
         where = f"{prefix}{key}"
@@ -235,9 +229,7 @@ def _convert(hint: Any, value: Any, bounds: Mapping[str, Any], where: str) -> An
     if origin is Literal:
         if value not in arguments:
             near = difflib.get_close_matches(str(value), arguments, n=1, cutoff=0.0)[0]
-            raise ConfigError(
-                f"{where} is {value!r}, expected one of {', '.join(arguments)}; the nearest is {near!r}."
-            )
+            raise ConfigError(f"{where} is {value!r}, expected one of {', '.join(arguments)}; the nearest is {near!r}.")
         return value
     if origin is list:
         if not isinstance(value, list):
@@ -256,12 +248,6 @@ def _convert(hint: Any, value: Any, bounds: Mapping[str, Any], where: str) -> An
         raise ConfigError(f"{where} is {value!r}, expected {names[hint]}.")
     low, high = bounds.get("low"), bounds.get("high")
     if hint in (int, float) and not ((low is None or value >= low) and (high is None or value <= high)):
-        span = (
-            f"at least {low}"
-            if high is None
-            else f"at most {high}"
-            if low is None
-            else f"from {low} to {high}"
-        )
+        span = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
         raise ConfigError(f"{where} is {value}, expected a number {span}.")
     return value

@@ -5,8 +5,8 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bars, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
 
 Progress = Callable[[str, int, int, Mapping[str, float]], None]
 """Called with (what, done, total, figures): `figures` are shown as they are, such as {"loss": 0.12}."""
@@ -42,7 +42,7 @@ def _bars() -> Progress:
         TextColumn("{task.fields[figures]}"),
         console=Console(stderr=True),
     )
-    tasks: dict[str, tuple[int, float]] = {}
+    tasks: dict[str, tuple[TaskID, float]] = {}
     tasks_started: dict[str, int] = {}
 
     def show(what: str, done: int, total: int, figures: Mapping[str, float]) -> None:

@@ -1,4 +1,4 @@
-"""Ranking: for each document, its best K labels with their scores. What every ranker gives and every metric takes."""
+"""Ranking: for each document, its best K labels with scores. What every ranker gives and every metric takes."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,9 +26,7 @@ class Ranking:
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 2 or self.labels.shape != self.scores.shape:
-            raise ValueError(
-                f"labels {self.labels.shape} and scores {self.scores.shape} must be one (N, K) shape"
-            )
+            raise ValueError(f"labels {self.labels.shape} and scores {self.scores.shape} must be one (N, K) shape")
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -48,7 +46,7 @@ class Ranking:
                 values = scores.data[scores.indptr[n] : scores.indptr[n + 1]]
             else:
                 values = np.asarray(scores[n])
-                columns = np.arange(values.shape[0])
+                columns = np.arange(values.shape[0], dtype=np.int32)
                 if K < values.shape[0]:
                     bar = np.partition(values, -K)[-K]
                     columns = columns[values >= bar]

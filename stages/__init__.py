@@ -22,10 +22,8 @@ CHECKPOINTS = DATA / "checkpoints"
 
 
 def run(main: Callable[[Settings], None]) -> None:
-    """Run one stage: check all of params.yaml before any work, then turn a user's error into one line and exit code 1."""
-    logging.basicConfig(
-        level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S"
-    )
+    """Run one stage: check all of params.yaml first; turn a user's error into one line and exit code 1."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     try:
         main(load_settings(Path("params.yaml")))
     except CascadeXMLError as error:

@@ -3,8 +3,9 @@
 Corpora, token stores, trees, checkpoints and artifacts are all bundles, so that "what is written reads back equal,
 and is refused when truncated, tampered with or of a newer format" is decided in one place.
 
-The manifest (`manifest.json`) holds the kind and version of the format, the SHA-256 and size of every file, and a
-JSON object of the writer's own. It carries no time stamp: the same content gives the same bytes.
+The manifest (`manifest.json`) holds the kind and version of the format, the SHA-256 and size of every file, a JSON
+object of the writer's own, and a SHA-256 over all of that, so that no byte of it can change unseen. It carries no time
+stamp: the same content gives the same bytes. Digests find damage and careless edits; they are no signature.
 """
 
 import hashlib
@@ -91,12 +92,20 @@ def writing(path: Path, kind: str, version: int, meta: Mapping[str, Any] | None 
             for file in sorted(folder.rglob("*"))
             if file.is_file()
         }
-        manifest = {"kind": kind, "version": version, "files": files, "meta": dict(meta or {})}
-        text = json.dumps(manifest, indent=1, sort_keys=True, ensure_ascii=False)
+        # Through JSON and back, so that the digest is over what a reader will see: keys that are numbers become text.
+        manifest = json.loads(json.dumps({"kind": kind, "version": version, "files": files, "meta": dict(meta or {})}))
+        text = json.dumps(manifest | {"sha256": _digest(manifest)}, indent=1, sort_keys=True, ensure_ascii=False)
         with (folder / MANIFEST).open("w", encoding="utf-8") as file:
             file.write(text + "\n")
             file.flush()
             os.fsync(file.fileno())
+
+
+def _digest(manifest: Mapping[str, Any]) -> str:
+    """SHA-256 of the manifest without its own "sha256", in one canonical form."""
+    content = {key: value for key, value in manifest.items() if key != "sha256"}
+    text = json.dumps(content, sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def read_bundle(path: Path, kind: str, version: int, *, digests: bool = True) -> Bundle:
@@ -118,13 +127,16 @@ def read_bundle(path: Path, kind: str, version: int, *, digests: bool = True) ->
         found_kind, found_version = manifest["kind"], manifest["version"]
         files, meta = manifest["files"], manifest["meta"]
         well_formed = (
-            isinstance(found_version, int)
+            type(found_version) is int
+            and found_version > 0
             and isinstance(meta, dict)
-            and all(isinstance(e["sha256"], str) and isinstance(e["size"], int) for e in files.values())
+            and all(isinstance(e["sha256"], str) and type(e["size"]) is int for e in files.values())
         )
     except FileNotFoundError:
         raise FormatError(f"{path} holds no {MANIFEST}: expected a folder written as {kind}; check the path.") from None
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except NotADirectoryError:
+        raise FormatError(f"{path} is a file: expected a folder written as {kind}; check the path.") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise FormatError(f"{where} cannot be read as a manifest ({error!r}): write {path} again.") from None
     if found_kind != kind:
         raise FormatError(f"{path} is a {found_kind!r}, expected a {kind!r}: check the path.")
@@ -135,13 +147,17 @@ def read_bundle(path: Path, kind: str, version: int, *, digests: bool = True) ->
             f"{path} has format version {found_version} of {kind}, this library reads up to {version}: "
             "install a newer cascadexml."
         )
-    present = {f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_file() or f.is_symlink()}
+    if where.is_symlink() or manifest.get("sha256") != _digest(manifest):
+        raise FormatError(f"{where} is a link or was changed after it was written: fetch {path} again.")
+    # A name leads nowhere outside the folder, because it must be one that a walk through the folder met, and the walk
+    # follows no link. Pipes and devices count as strangers too.
+    present = {f.relative_to(path).as_posix() for f in path.rglob("*") if f.is_symlink() or not f.is_dir()}
     strangers = sorted(present - set(files) - {MANIFEST})
     if strangers:
         raise FormatError(f"{path / strangers[0]} is not in the manifest of {path}: remove it or fetch {path} again.")
     for name, entry in files.items():
         file = path / name
-        if name not in present or file.is_symlink():
+        if name not in present or file.is_symlink() or not file.is_file():
             raise FormatError(f"{file} is listed in the manifest but is not a file there: fetch {path} again.")
         size = file.stat().st_size
         if size != entry["size"]:

@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -9,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from cascadexml.errors import ConfigError
+from cascadexml.metrics import metric_of
 
 
 def _knob(default: Any, *, low: float | None = None, high: float | None = None) -> Any:
@@ -192,13 +193,93 @@ def load_settings(path: Path) -> Settings:
         ConfigError: the file is missing or no YAML mapping; a key is unknown (the nearest right one is named); a value
             has the wrong type, lies out of range, or is none of the choices.
     """
+    import yaml  # of the pipeline extra: a model's settings must load without it
+
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path} is missing: run from the project's root, where params.yaml lies.") from None
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not YAML ({' '.join(str(error).split())}): mend that line.") from None
-    return _build(Settings, {} if tree is None else tree, str(path), "")
+    return settings_from(tree, str(path))
+
+
+def settings_from(tree: object, file: str) -> Settings:
+    """Check what a YAML file held; `file` is what its errors call it. None stands for an empty file.
+
+    Raises:
+        ConfigError: as `load_settings`.
+    """
+    settings: Settings = _build(Settings, {} if tree is None else tree, file, "")
+    _check_together(settings, file)
+    return settings
+
+
+def _check_together(settings: Settings, file: str) -> None:
+    """Refuse values that are each right and together wrong."""
+    download, validate, train, evaluate = settings.download, settings.validate, settings.train, settings.evaluate
+
+    def require(holds: bool, sentence: str) -> None:
+        if not holds:
+            raise ConfigError(f"{file}: {sentence}")
+
+    require(bool(settings.encoder.name), "encoder.name is empty, expected a package, a folder or a hub name.")
+    require(bool(download.source), "download.source is empty, expected a file, a folder or an address.")
+    require(
+        download.sha256 is None or re.fullmatch("[0-9a-f]{64}", download.sha256) is not None,
+        f"download.sha256 is {download.sha256!r}, expected 64 hex digits in lower case.",
+    )
+    require(download.label_separator != "", "download.label_separator is empty, expected at least one character.")
+    split = download.split
+    require(
+        split.dev + split.test < 1,
+        f"download.split.dev + download.split.test is {split.dev + split.test:g}, expected less than 1: "
+        "something must be left to train on.",
+    )
+    require(
+        split.method == "hash" or split.column is not None,
+        f"download.split.column is null, expected a column's name: download.split.method {split.method!r} reads it.",
+    )
+    for low, high in (("min_chars", "max_chars"), ("min_labels", "max_labels")):
+        a, b = getattr(validate, low), getattr(validate, high)
+        require(a <= b, f"validate.{low} is {a}, expected at most validate.{high}, {b}.")
+    levels = settings.cluster.levels
+    if levels is not None:
+        require(
+            all(C & (C - 1) == 0 for C in levels) and levels == sorted(set(levels)),
+            f"cluster.levels is {levels}, expected rising powers of two, such as [64, 512].",
+        )
+    require(
+        train.batch_size % train.micro_batch_size == 0,
+        f"train.micro_batch_size is {train.micro_batch_size}, expected a divisor of train.batch_size, "
+        f"{train.batch_size}.",
+    )
+    require(train.clip_norm != 0, "train.clip_norm is 0, expected more, or null for no clipping.")
+    try:
+        metric_of(train.select)
+    except ConfigError as error:
+        raise ConfigError(f"{file}: train.select: {error}") from None
+    resolutions = {
+        f"train.{name}": len(values) + more
+        for name, more in (("taps", 0), ("dropout", 0), ("loss_weights", 0), ("shortlist", 1))
+        if (values := getattr(train, name)) is not None
+    }
+    if levels is not None:
+        resolutions["cluster.levels"] = len(levels) + 1
+    require(
+        len(set(resolutions.values())) <= 1,
+        "the lists must speak of one number of resolutions, found "
+        f"{', '.join(f'{R} in {name}' for name, R in resolutions.items())} (train.shortlist and cluster.levels hold "
+        "one value fewer than there are resolutions).",
+    )
+    require(
+        evaluate.ks == sorted(set(evaluate.ks)) and bool(evaluate.ks) and evaluate.ks[-1] <= evaluate.top_k,
+        f"evaluate.ks is {evaluate.ks}, expected rising cut-offs, at most evaluate.top_k, {evaluate.top_k}.",
+    )
+    require(
+        evaluate.torso < evaluate.head,
+        f"evaluate.torso is {evaluate.torso}, expected less than evaluate.head, {evaluate.head}.",
+    )
 
 
 def _build(cls: type[Any], values: object, file: str, prefix: str) -> Any:
@@ -246,6 +327,8 @@ def _convert(hint: Any, value: Any, bounds: Mapping[str, Any], where: str) -> An
     if not isinstance(value, hint) or (hint is int and isinstance(value, bool)):
         names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
         raise ConfigError(f"{where} is {value!r}, expected {names[hint]}.")
+    if hint is float and not math.isfinite(value):
+        raise ConfigError(f"{where} is {value}, expected a finite number.")
     low, high = bounds.get("low"), bounds.get("high")
     if hint in (int, float) and not ((low is None or value >= low) and (high is None or value <= high)):
         span = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"

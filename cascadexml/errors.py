@@ -27,3 +27,7 @@ class EncoderError(CascadeXMLError):
 
 class TrainingError(CascadeXMLError):
     """Training cannot go on: out of memory, a loss that is not finite, a checkpoint of another run."""
+
+
+class PredictionError(CascadeXMLError):
+    """Ranking cannot go on: out of memory, or the device asked for is not there."""

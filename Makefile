@@ -1,0 +1,74 @@
+# Works with GNU make from 3.81 (macOS) on. `make help` says what there is.
+
+PYTHON ?= python3
+INSTALLED := .venv/.installed
+
+# The stages are started as `python -m stages.…`: that must be the environment's own.
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export DO_NOT_TRACK := 1
+export DVC_NO_ANALYTICS := 1
+export GX_ANALYTICS_ENABLED := false
+export HF_HUB_DISABLE_TELEMETRY := 1
+export SOURCE PRESET
+
+.PHONY: help setup run test lint unit integration lock clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make run      set up if needed, run the pipeline, print the results; optional:'
+	@echo '                SOURCE=PATH_OR_URL      your own data (docs/own-data.md)'
+	@echo '                PRESET=params/FILE      settings for a known data set (docs/presets.md)'
+	@echo '                SET="key=value ..."     any setting of params.yaml (docs/reference-params.md)'
+	@echo 'make test     set up if needed, then lint, types, unit and integration tests'
+	@echo 'make lint     the formatter, the linter and the type checker only; likewise make unit, make integration'
+	@echo 'make setup    only make .venv from requirements.lock'
+	@echo 'make lock     write requirements.lock anew from pyproject.toml'
+	@echo 'make clean    remove what the pipeline and the tools wrote; .venv and the DVC cache stay'
+
+# The stamp is written last, so that an interrupted set-up is done again.
+setup: $(INSTALLED)
+
+$(INSTALLED): requirements.lock
+	@command -v '$(PYTHON)' >/dev/null || \
+	  { echo 'error: there is no $(PYTHON): install Python 3.11 or newer, or name one with make PYTHON=...' >&2; exit 1; }
+	@'$(PYTHON)' -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "error: Python 3.11 or newer is needed, $(PYTHON) is $$('$(PYTHON)' --version 2>&1): name a newer one with make PYTHON=..." >&2; exit 1; }
+	@'$(PYTHON)' -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo 'error: $(PYTHON) cannot make environments: install its venv module (Debian, Ubuntu: apt install python3-venv).' >&2; exit 1; }
+	@rm -f $(INSTALLED)
+	'$(PYTHON)' -m venv .venv
+	.venv/bin/python -m pip install --disable-pip-version-check -c requirements.lock torch==2.13.0 uv
+	.venv/bin/uv pip install --python .venv/bin/python --no-deps -r requirements.lock
+	.venv/bin/uv pip install --python .venv/bin/python --no-deps -e .
+	@touch $(INSTALLED)
+
+run: setup
+	@set -f; .venv/bin/python -m stages.overrides $${PRESET:+--preset} $${PRESET:+"$$PRESET"} $${SOURCE:+--source} $${SOURCE:+"$$SOURCE"} -- $(SET)
+	.venv/bin/dvc repro
+	@.venv/bin/python -m stages.summary
+
+test: setup
+	@$(MAKE) lint
+	@$(MAKE) unit
+	@$(MAKE) integration
+
+lint: setup
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+
+unit: setup
+	.venv/bin/pytest -n 2 -m 'not integration'
+
+integration: setup
+	.venv/bin/pytest -m integration
+
+lock: setup
+	tools/lock.sh
+
+clean:
+	rm -rf data/downloads data/raw data/interim data/models data/checkpoints dvc_plots
+	rm -rf data/reports/evaluation data/reports/training data/reports/examples.html data/reports/test_ranking.npz
+	rm -rf data/reports/validation/data_docs
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,7 @@
+"""`python -m cascadexml` is the command line."""
+
+import sys
+
+from cascadexml.cli import main
+
+sys.exit(main())

@@ -1,0 +1,81 @@
+"""Training state on disk: everything that the next process needs to go on as if nothing had happened.
+
+Learning rates, beta1, data order and dropout are functions of the seed and the step (see `optim` and `training`), so
+the weights, the optimiser's moments and the step are all there is to keep.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cascadexml import bundle
+from cascadexml.errors import FormatError, TrainingError
+
+KIND, VERSION = "cascadexml.checkpoint", 1
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a run stands: optimiser steps done, and what selection on dev has seen."""
+
+    step: int = 0
+    best: float | None = None
+    best_step: int = 0
+    evaluations_without_gain: int = 0
+    stopped: bool = False
+
+
+Curves = Sequence[tuple[int, Mapping[str, float]]]
+"""What a run has recorded so far: (step, figures) in order."""
+
+
+def save_checkpoint(
+    path: Path, run: str, position: Position, model: nn.Module, optimizer: torch.optim.Optimizer, curves: Curves
+) -> None:
+    """Write the state of run `run` (its fingerprint) to `path`, replacing an older one."""
+    moments = {
+        f"{index}.{name}": value.detach().cpu().contiguous()
+        for index, state in optimizer.state_dict()["state"].items()
+        for name, value in state.items()
+    }
+    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    with bundle.writing(path, KIND, VERSION, {"run": run, "position": dataclasses.asdict(position)}) as folder:
+        save_file(weights, folder / "model.safetensors")
+        save_file(moments, folder / "optimizer.safetensors")
+        (folder / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
+
+
+def load_checkpoint(
+    path: Path, run: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[Position, list[tuple[int, Mapping[str, float]]]]:
+    """Put the state at `path` into `model` and `optimizer`; give the position and the curves so far.
+
+    Raises:
+        FormatError: the checkpoint is truncated, tampered with, of another kind or a newer format.
+        TrainingError: it belongs to a run with other settings or data.
+    """
+    meta = bundle.read_bundle(path, KIND, VERSION).meta
+    if meta.get("run") != run:
+        raise TrainingError(
+            f"the checkpoint at {path} belongs to a run with other settings or data ({str(meta.get('run'))[:12]}, "
+            f"this run is {run[:12]}): remove it to start over, or restore the settings that it was made with."
+        )
+    try:
+        model.load_state_dict(load_file(path / "model.safetensors"))
+        state: dict[int, dict[str, torch.Tensor]] = {}
+        for name, value in load_file(path / "optimizer.safetensors").items():
+            index, key = name.split(".", 1)
+            state.setdefault(int(index), {})[key] = value
+        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        curves = [(step, figures) for step, figures in json.loads((path / "curves.json").read_text(encoding="utf-8"))]
+        return Position(**meta["position"]), curves
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise FormatError(f"the checkpoint at {path} does not fit the model ({reason}): remove it.") from None

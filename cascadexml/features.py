@@ -1,0 +1,256 @@
+"""Label features: TF-IDF of the documents, PIFA, and smoothing over the label graph; all sparse, all chunked."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from cascadexml.config import ClusterSettings
+from cascadexml.errors import DataError
+from cascadexml.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+BUDGET = 2**23
+"""Entries that a product may hold before it is cut to its largest: some 500 MB while that is done."""
+WORK = 2**18
+"""Products that a hop of one label's walk may cost, on average over the labels."""
+MIN_FRONTIER = 256
+"""Labels that a walk always goes on from, whatever it costs."""
+
+
+def label_features(
+    texts: Sequence[str], Y: sparse.csr_matrix, settings: ClusterSettings, progress: Progress = silent
+) -> sparse.csr_matrix:
+    """Describe each label by the words of its documents and of its neighbours' documents.
+
+    TF-IDF, then `pifa`, then, unless `settings.hops` is 0, `smooth` over `label_walk`.
+
+    Args:
+        texts: N documents.
+        Y: (N, L) label matrix of ones.
+        settings: n-grams, cuts, and the walk.
+        progress: called as chunks of labels are done.
+
+    Returns:
+        (L, V) float32, l2-normalised rows of at most `settings.top_features` entries; empty for a label without
+        documents.
+
+    Raises:
+        DataError: no term occurs in enough texts.
+    """
+    _, X = fit_tfidf(texts, settings.ngrams, settings.min_df, settings.max_features)
+    Z = pifa(X, Y, settings.top_features, progress)
+    if settings.hops == 0:
+        return Z
+    A = label_walk(Y, settings.hops, settings.restart, settings.neighbours, progress)
+    return smooth(Z, A, settings.top_features, progress)
+
+
+def fit_tfidf(
+    texts: Sequence[str], ngrams: int, min_df: int, max_features: int
+) -> tuple["TfidfVectorizer", sparse.csr_matrix]:
+    """Fit TF-IDF on texts: lower-cased words, sublinear term frequency, l2-normalised rows.
+
+    Args:
+        texts: N documents.
+        ngrams: the longest run of words that is a term.
+        min_df: documents that a term must occur in.
+        max_features: terms kept, the most frequent first.
+
+    Returns:
+        The fitted vectorizer, whose `transform` takes further texts, and the (N, V) float32 matrix of these.
+
+    Raises:
+        DataError: no term occurs in enough texts.
+    """
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectorizer = TfidfVectorizer(
+        ngram_range=(1, ngrams), min_df=min_df, max_features=max_features, sublinear_tf=True, dtype=np.float32
+    )
+    try:
+        X = vectorizer.fit_transform(texts)
+    except ValueError:
+        raise DataError(
+            f"no word occurs in at least {min_df} of the {len(texts)} texts: lower cluster.min_df, or give more texts."
+        ) from None
+    return vectorizer, sparse.csr_matrix(X)
+
+
+def pifa(
+    X: sparse.csr_matrix, Y: sparse.csr_matrix, top_features: int, progress: Progress = silent
+) -> sparse.csr_matrix:
+    """Positive instance feature aggregation: Z = Yᵀ X, the largest of each row kept, rows l2-normalised.
+
+    Source: Prabhu et al., Parabel (2018); Zhang et al., XR-Transformer (2021), section 3.
+
+    Args:
+        X: (N, V) document features, none negative.
+        Y: (N, L) label matrix.
+        top_features: entries kept a label; among equal ones those of lower columns.
+        progress: called as chunks of labels are done.
+
+    Returns:
+        (L, V) float32.
+    """
+    return _unit_rows(_product_top_k(_float32(Y.T), _float32(X), top_features, "label features", progress))
+
+
+def label_walk(
+    Y: sparse.csr_matrix, hops: int, restart: float, neighbours: int, progress: Progress = silent
+) -> sparse.csr_matrix:
+    """Random walk with restart on the label-document graph, as an affinity of labels.
+
+    With M = D_l⁻¹ Yᵀ D_d⁻¹ Y, a step from a label over one of its documents to one of that document's labels, the walk
+    is the sum over h = 0 … hops - 1 of restart · (1 - restart)^h · M^(h + 1). Of each row the largest off the diagonal
+    are kept, and the diagonal; then A ← D_r^-½ A D_c^-½ with the sums of what is kept.
+
+    It is exact, not sampled, unless the data are so large that walks must be held to the heaviest labels at each hop:
+    with d documents a label and l labels a document they go on from 2^18 / (d · l) labels, at least 256.
+
+    Source: Kharbanda et al., CascadeXML (2022), which samples it, after Mittal et al., ECLARE (2021).
+
+    Args:
+        Y: (N, L) label matrix of ones.
+        hops: steps at most, at least 1.
+        restart: chance to stop after a step.
+        neighbours: labels kept a row besides the label itself; among equal ones those of lower columns.
+        progress: called as chunks of labels are done.
+
+    Returns:
+        (L, L) float32; the row and column of a label without documents are empty.
+    """
+    Y = _float32(Y)
+    N, L = Y.shape
+    to_documents = _row_stochastic(_float32(Y.T))
+    to_labels = _row_stochastic(Y)
+    frontier = max(MIN_FRONTIER, WORK * N * L // max(Y.nnz, 1) ** 2)
+    rows = BUDGET // min(max(N, L, 1), WORK)
+    parts = []
+    for start in range(0, L, rows):
+        end = min(start + rows, L)
+        reached = (to_documents[start:end] @ to_labels).tocsr()
+        walk = reached
+        for hop in range(1, hops):
+            reached = (_top_k(reached, frontier) @ to_documents @ to_labels).tocsr()
+            # The factor `restart`, common to all hops, cancels in the normalisation; without it, 0 means no preference.
+            walk = walk + (1 - restart) ** hop * reached
+        parts.append(_neighbours(walk.astype(np.float32), start, neighbours))
+        progress("label graph", end, L, {})
+    A = sparse.vstack(parts, format="csr", dtype=np.float32)
+    return _float32(_inverse_root(A.sum(axis=1)) @ A @ _inverse_root(A.sum(axis=0)))
+
+
+def smooth(
+    Z: sparse.csr_matrix, A: sparse.csr_matrix, top_features: int, progress: Progress = silent
+) -> sparse.csr_matrix:
+    """Mix each label's features with its neighbours': Z' = A Z, the largest of each row kept, rows l2-normalised.
+
+    Args:
+        Z: (L, V) label features, none negative.
+        A: (L, L) affinity of labels, none negative.
+        top_features: entries kept a label; among equal ones those of lower columns.
+        progress: called as chunks of labels are done.
+
+    Returns:
+        (L, V) float32.
+    """
+    return _unit_rows(_product_top_k(_float32(A), _float32(Z), top_features, "smooth label features", progress))
+
+
+def _product_top_k(
+    left: sparse.csr_matrix, right: sparse.csr_matrix, k: int, what: str, progress: Progress
+) -> sparse.csr_matrix:
+    """The largest k of each row of left @ right, some rows at a time so that the product stays within the budget."""
+    sizes = np.diff(right.indptr).astype(np.int64)
+    through = np.concatenate([[0], np.cumsum(sizes[left.indices])])
+    most = np.minimum(np.diff(through[left.indptr]), right.shape[1])
+    parts = []
+    for start, end in _ranges(most, BUDGET):
+        parts.append(_top_k((left[start:end] @ right).tocsr(), k))
+        progress(what, end, left.shape[0], {})
+    product: sparse.csr_matrix = sparse.vstack(parts, format="csr", dtype=np.float32)
+    return product
+
+
+def _ranges(sizes: npt.NDArray[np.int64], budget: int) -> Iterator[tuple[int, int]]:
+    """Cut rows into runs whose sizes sum to at most the budget, at least one row each."""
+    ends = np.cumsum(sizes)
+    start = 0
+    while start < ends.size:
+        before = ends[start - 1] if start else 0
+        end = max(int(np.searchsorted(ends, before + budget, side="right")), start + 1)
+        yield start, end
+        start = end
+
+
+def _top_k(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
+    """Keep the largest k entries of each row, none negative; among equal ones those of lower columns."""
+    counts = np.diff(matrix.indptr).astype(np.int64)
+    if not counts.size or counts.max() <= k:
+        matrix.sort_indices()
+        return matrix
+    matrix.sort_indices()
+    rows = np.repeat(np.arange(counts.size, dtype=np.uint64), counts)
+    # Floats that are not negative sort as their bits do, so that one sort of integers orders each row by value.
+    keys = (rows << np.uint64(32)) | matrix.data.astype(np.float32).view(np.uint32)
+    ordered = np.sort(keys)
+    ends = matrix.indptr[1:].astype(np.int64)
+    bar = ordered[np.clip(ends - np.minimum(counts, k), 0, keys.size - 1)]
+    above = keys > np.repeat(bar, counts)
+    level = keys == np.repeat(bar, counts)
+    room = np.minimum(counts, k) - _row_sums(above, matrix.indptr)
+    passed = np.cumsum(level)
+    rank = passed - np.repeat(np.concatenate([[0], passed])[matrix.indptr[:-1]], counts)
+    keep = above | (level & (rank <= np.repeat(room, counts)))
+    indptr = np.concatenate([[0], np.cumsum(_row_sums(keep, matrix.indptr))])
+    return sparse.csr_matrix((matrix.data[keep], matrix.indices[keep], indptr), shape=matrix.shape)
+
+
+def _row_sums(marks: npt.NDArray[np.bool_], indptr: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
+    sums: npt.NDArray[np.int64] = np.diff(np.concatenate([[0], np.cumsum(marks)])[indptr])
+    return sums
+
+
+def _neighbours(walk: sparse.csr_matrix, start: int, k: int) -> sparse.csr_matrix:
+    """Keep the diagonal and the largest k others; row r of `walk` is label start + r."""
+    labels = start + np.repeat(np.arange(walk.shape[0]), np.diff(walk.indptr))
+    own, others = walk.copy(), walk
+    own.data *= labels == walk.indices
+    others.data *= labels != walk.indices
+    own.eliminate_zeros()
+    others.eliminate_zeros()
+    kept: sparse.csr_matrix = own + _top_k(others, k)
+    return kept
+
+
+def _row_stochastic(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    sums = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+    scaled = matrix.astype(np.float64)
+    scaled.data /= np.repeat(sums, np.diff(matrix.indptr))
+    return scaled
+
+
+def _inverse_root(sums: npt.NDArray[np.floating]) -> sparse.dia_matrix:
+    """The diagonal matrix of 1 / √sum, with 0 where the sum is 0."""
+    flat = np.asarray(sums, dtype=np.float64).ravel()
+    return sparse.diags(np.divide(1.0, np.sqrt(flat), out=np.zeros_like(flat), where=flat > 0))
+
+
+def _unit_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
+    norms = sparse.linalg.norm(matrix, axis=1)
+    matrix.data /= np.repeat(norms, np.diff(matrix.indptr)).astype(np.float32)
+    return matrix
+
+
+def _float32(matrix: Any) -> sparse.csr_matrix:
+    """CSR in float32 without stored zeros, copied where it has to be."""
+    kept: sparse.csr_matrix = sparse.csr_matrix(matrix, dtype=np.float32)
+    if not kept.data.all():
+        kept = kept.copy()
+        kept.eliminate_zeros()
+    return kept

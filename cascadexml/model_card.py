@@ -1,0 +1,151 @@
+"""The model card: what a trained model is, for the people who decide whether to use it (Mitchell et al., 2019).
+
+Every figure in it comes from the run; nothing is typed by hand.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from string import Template
+from typing import Any
+
+FAMILIES = ("P", "R", "nDCG", "PSP")
+
+CARD = Template("""\
+# $name
+
+CascadeXML model for extreme multi-label text classification: it ranks $labels labels for a text and gives each a
+calibrated probability.
+
+| | |
+|---|---|
+$facts
+
+## Intended use
+
+$intended_use
+
+## Limits
+
+$limits
+
+- A text is cut to $max_length tokens.
+- Labels that had no training document are never suggested. On test they count against recall.
+- Probabilities are calibrated on documents like those of dev; on others they may be too high or too low.
+
+## Data
+
+$data
+
+Data licence: $data_licence. The encoder comes with its own licence. The code of the library is under Apache-2.0.
+
+## Evaluation
+
+On the test split, measured once, in percent, with bootstrap 95 % intervals over documents. P: precision, R: recall,
+nDCG: normalised discounted cumulative gain, PSP: propensity-scored precision, which weighs rare labels more.
+
+$evaluation
+
+The threshold $threshold was chosen on dev for the best micro-F1. `metrics.json` holds all figures.
+$bins
+## Use
+
+```python
+from cascadexml import Predictor
+
+predictor = Predictor.load("path/to/this/folder")
+predictor.predict("A text to label", top_k=5)
+predictor.predict(["several", "texts"], threshold=predictor.threshold)
+```
+
+```sh
+echo "A text to label" | cascadexml predict path/to/this/folder
+```
+
+## Training parameters
+
+```json
+$params
+```
+""")
+
+
+def render(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+    """The model card in Markdown.
+
+    Args:
+        meta: what `artifact.pack` keeps in the manifest.
+        metrics: the evaluation, as `data/reports/metrics.json` holds it: "test" and "intervals", "baselines" and
+            "baseline_intervals" by ranker, "bins"; all but "test" may be missing.
+    """
+    params, package = meta["params"], meta["params"].get("package", {})
+    encoder, libraries = meta["encoder"], meta["libraries"]
+    facts = {
+        "Encoder": f"{params.get('encoder', {}).get('name', 'unnamed')}: {encoder['model_type']}, "
+        f"{encoder['num_hidden_layers']} layers of {encoder['hidden_size']}",
+        "Parameters": f"{meta['parameters']:,}",
+        "Documents": ", ".join(f"{split} {N:,}" for split, N in meta["documents"].items()) or "unknown",
+        "Data fingerprint": f"`{meta['data_fingerprint']}`",
+        "Git revision": f"`{meta['git_revision']}`",
+        "Made with": ", ".join(f"{name} {version}" for name, version in libraries.items()),
+    }
+    return CARD.substitute(
+        name=meta["name"],
+        labels=f"{meta['labels']:,}",
+        facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
+        intended_use=package.get("intended_use", "Not stated."),
+        limits=package.get("limits", "Not stated."),
+        max_length=meta["max_length"],
+        data=package.get("data", "Not stated."),
+        data_licence=package.get("data_licence", "not stated"),
+        evaluation=_evaluation(metrics),
+        threshold=f"{meta['threshold']:.4f}",
+        bins=_bins(metrics.get("bins", {})),
+        params=json.dumps(params, indent=1, ensure_ascii=False),
+    )
+
+
+def _evaluation(metrics: Mapping[str, Any]) -> str:
+    test, baselines = metrics.get("test", {}), metrics.get("baselines", {})
+    intervals, baseline_intervals = metrics.get("intervals", {}), metrics.get("baseline_intervals", {})
+    names = [name for name in test if name.partition("@")[0] in FAMILIES or "@" not in name]
+    if not names:
+        return "Not measured."
+    rows = (
+        [
+            name,
+            _figure(test[name], intervals.get(name)),
+            *(_figure(baselines[b].get(name), baseline_intervals.get(b, {}).get(name)) for b in baselines),
+        ]
+        for name in names
+    )
+    return _table(["", "this model", *(f"baseline {name}" for name in baselines)], rows)
+
+
+def _bins(bins: Mapping[str, Mapping[str, Any]]) -> str:
+    """Recall by how often labels occur in train: where a reader sees what the averages hide."""
+    names = list(dict.fromkeys(name for report in bins.values() for name in report if name.startswith("R@")))
+    if not names:
+        return ""
+    rows = (
+        [
+            bin_,
+            f"{report['labels']:,}",
+            f"{report['pairs']:,}",
+            *(_figure(report.get(name), report.get("intervals", {}).get(name)) for name in names),
+        ]
+        for bin_, report in bins.items()
+    )
+    table = _table(["labels by use in train", "labels", "uses in test", *names], rows)
+    return f"\nRecall by label frequency:\n\n{table}\n"
+
+
+def _figure(value: float | None, interval: list[float] | None) -> str:
+    if value is None:
+        return "-"
+    span = f" ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else ""
+    return f"{100 * value:.2f}{span}"
+
+
+def _table(head: list[str], rows: Iterable[list[str]]) -> str:
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in rows)])

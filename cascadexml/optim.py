@@ -1,0 +1,63 @@
+"""Parameter groups and the three-phase schedule."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from cascadexml.config import TrainSettings
+
+BETA2 = 0.999
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning-rate factor and beta1 as pure functions of the step, so that a resumed run needs no state of theirs.
+
+    The rate rises linearly over `warmup` steps, stays flat, and falls as a cosine to zero over the last `cosine` steps;
+    beta1 goes the other way, 0.95 → 0.85 → 0.95 (CascadeXML's code of practice, after one-cycle training).
+    """
+
+    steps: int
+    warmup: int
+    cosine: int
+    cycle_beta1: bool = True
+
+    def factor(self, step: int) -> float:
+        """Share of the peak learning rate at `step`, counted from 0; above 0 at every step."""
+        rise = (step + 1) / self.warmup if step < self.warmup else 1.0
+        into = step - (self.steps - self.cosine)
+        fall = 0.5 * (1.0 + math.cos(math.pi * (into + 0.5) / self.cosine)) if into >= 0 and self.cosine else 1.0
+        return min(rise, fall)
+
+    def beta1(self, step: int) -> float:
+        """First-moment decay at `step`."""
+        return 0.95 - 0.10 * self.factor(step) if self.cycle_beta1 else 0.9
+
+    def apply(self, optimizer: torch.optim.Optimizer, step: int) -> None:
+        """Set every group's rate and betas for `step`."""
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * self.factor(step)
+            group["betas"] = (self.beta1(step), BETA2)
+
+
+def build_optimizer(encoder: nn.Module, heads: Sequence[nn.Module], settings: TrainSettings) -> torch.optim.Optimizer:
+    """AdamW with four groups: encoder and heads, each with weight decay on matrices and none on biases and norms.
+
+    Frozen parameters are left out. `heads` are all modules that learn from scratch.
+    """
+    groups = []
+    for modules, lr, decay in (
+        ([encoder], settings.encoder_lr, settings.encoder_weight_decay),
+        (heads, settings.head_lr, settings.head_weight_decay),
+    ):
+        trained = [p for module in modules for p in module.parameters() if p.requires_grad]
+        for members, weight_decay in (
+            ([p for p in trained if p.ndim > 1], decay),
+            ([p for p in trained if p.ndim <= 1], 0.0),
+        ):
+            if members:
+                groups.append({"params": members, "lr": lr, "peak_lr": lr, "weight_decay": weight_decay})
+    return torch.optim.AdamW(groups, lr=settings.encoder_lr, betas=(0.9, BETA2), fused=True)

@@ -1,0 +1,318 @@
+"""Token stores: a corpus's token ids, ragged on disk without padding, read by memory map in length-bucketed batches."""
+
+import hashlib
+import itertools
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable, Iterator, Sequence, Sized
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from cascadexml.bundle import read_bundle, writing
+from cascadexml.errors import ConfigError, DataError, EncoderError, FormatError
+from cascadexml.progress import Progress
+
+KIND = "cascadexml.tokens"
+VERSION = 1
+CHUNK = 4096
+"""Texts tokenised, and rows checked, at a time."""
+WINDOW = 50
+"""Batches that share a length-sorted window: long enough to save padding, short enough to mix the data."""
+
+Encoded = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
+"""(ids of all texts in a row, length of each text)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TokenBatch:
+    """Some rows of a store, padded on the right to the longest of them.
+
+    Attributes:
+        rows: (B,) int64, the rows of the store.
+        input_ids: (B, T) int64 tensor, the padding id after each row's end.
+        attention_mask: (B, T) int64 tensor, 1 for a token and 0 for padding.
+    """
+
+    rows: npt.NDArray[np.int64]
+    input_ids: torch.Tensor
+    attention_mask: torch.Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStore:
+    """The token ids of N texts, special tokens included, on disk as one flat array with offsets.
+
+    Attributes:
+        lengths: (N,) int32, tokens of each text.
+        pad_id: the tokenizer's padding id.
+        max_length: the longest that a text may be, special tokens included.
+        fingerprint: SHA-256 that is equal for equal tokens and settings.
+        vocabulary_size: every id is below it.
+        tokenizer_fingerprint: what `tokenizer_fingerprint` gave for the tokenizer that wrote the store.
+        texts_fingerprint: SHA-256 over the texts, in order.
+    """
+
+    lengths: npt.NDArray[np.int32]
+    pad_id: int
+    max_length: int
+    fingerprint: str
+    vocabulary_size: int
+    tokenizer_fingerprint: str
+    texts_fingerprint: str
+    _offsets: npt.NDArray[np.int64]
+    _tokens: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @classmethod
+    def build(
+        cls,
+        path: Path,
+        texts: Iterable[str],
+        tokenizer: PreTrainedTokenizerBase,
+        max_length: int,
+        processes: int | None = None,
+        progress: Progress | None = None,
+    ) -> "TokenStore":
+        """Tokenise texts chunk by chunk into a store at `path`.
+
+        Special tokens stand where the tokenizer puts them; truncation keeps them.
+
+        Args:
+            path: where the store will lie; an older one there is replaced.
+            texts: N texts; read once, in order, never held all at once.
+            tokenizer: any tokenizer of transformers that has a padding token.
+            max_length: tokens kept of a text, special tokens included.
+            processes: 1 for a single thread; more, or None, for one a core (a tokenizer written in Rust runs threads
+                of its own, their number is fixed at its first use; one written in Python gets that many processes).
+            progress: called after each chunk when the number of texts is known.
+
+        Raises:
+            ConfigError: the encoder cannot read `max_length` tokens, or special tokens fill them.
+            DataError: a text gives no token at all.
+            EncoderError: the tokenizer has no padding token.
+        """
+        if tokenizer.pad_token_id is None:
+            raise EncoderError(f"{type(tokenizer).__name__} has no padding token: choose an encoder that has one.")
+        specials = tokenizer.num_special_tokens_to_add()
+        if not specials < max_length <= tokenizer.model_max_length:
+            raise ConfigError(
+                f"tokenize.max_length is {max_length}, but this encoder reads from {specials + 1} "
+                f"to {tokenizer.model_max_length} tokens: choose a number in between."
+            )
+        vocabulary_size = 1 + max(tokenizer.get_vocab().values())
+        dtype = np.dtype("<u2") if vocabulary_size <= 2**16 else np.dtype("<i4")
+        meta: dict[str, Any] = {
+            "dtype": dtype.str,
+            "max_length": max_length,
+            "pad_id": tokenizer.pad_token_id,
+            "tokenizer": tokenizer_fingerprint(tokenizer),
+            "vocabulary_size": vocabulary_size,
+        }
+        total = len(texts) if isinstance(texts, Sized) else None
+        digest = hashlib.sha256()
+        lengths: list[npt.NDArray[np.int64]] = []
+        done = 0
+        # The manifest is written when the block ends, so that `meta` can gain what only the whole run tells.
+        with writing(path, KIND, VERSION, meta) as folder, (folder / "tokens.bin").open("wb") as file:
+            for ids, sizes in _encode(_digested(texts, digest), tokenizer, max_length, processes):
+                if not sizes.all():
+                    raise DataError(f"text {done + int(np.argmin(sizes))} gives no token: remove it from the corpus.")
+                ids.astype(dtype).tofile(file)
+                lengths.append(sizes)
+                done += sizes.size
+                if progress is not None and total is not None:
+                    progress(f"tokenise {path.name}", done, total, {})
+            np.save(folder / "offsets.npy", np.cumsum(np.concatenate([np.zeros(1, dtype=np.int64), *lengths])))
+            meta["texts"] = digest.hexdigest()
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path) -> "TokenStore":
+        """Open a store; its tokens stay on disk until a batch asks for them.
+
+        Raises:
+            FormatError: the store is missing, truncated, tampered with, of a newer format, or inconsistent.
+        """
+        bundle = read_bundle(path, KIND, VERSION)
+        try:
+            meta = bundle.meta
+            dtype = np.dtype({"<u2": "<u2", "<i4": "<i4"}[meta["dtype"]])
+            pad_id, max_length, vocabulary_size = (int(meta[k]) for k in ("pad_id", "max_length", "vocabulary_size"))
+            tokenizer, texts = str(meta["tokenizer"]), str(meta["texts"])
+            offsets = np.load(path / "offsets.npy", allow_pickle=False)
+            size = (path / "tokens.bin").stat().st_size
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{path} is no whole token store ({error!r}): tokenise the corpus again.") from None
+        lengths = np.diff(offsets)
+        if (
+            offsets.dtype != np.int64
+            or offsets.ndim != 1
+            or offsets.size == 0
+            or offsets[0] != 0
+            or (lengths < 1).any()
+            or (lengths > max_length).any()
+            or offsets[-1] * dtype.itemsize != size
+            or not 0 <= pad_id < vocabulary_size
+        ):
+            raise FormatError(f"{path} has offsets or settings that do not fit its tokens: tokenise the corpus again.")
+        # An empty file cannot be mapped.
+        tokens = np.memmap(path / "tokens.bin", dtype=dtype, mode="r") if size else np.empty(0, dtype=dtype)
+        for start in range(0, tokens.size, 2**24):
+            part = tokens[start : start + 2**24]
+            if part.max() >= vocabulary_size or part.min() < 0:
+                raise FormatError(f"{path / 'tokens.bin'} holds an id outside the vocabulary: tokenise it again.")
+        return cls(
+            lengths=lengths.astype(np.int32),
+            pad_id=pad_id,
+            max_length=max_length,
+            fingerprint=hashlib.sha256(
+                f"{bundle.fingerprint} {json.dumps(dict(meta), sort_keys=True)}".encode()
+            ).hexdigest(),
+            vocabulary_size=vocabulary_size,
+            tokenizer_fingerprint=tokenizer,
+            texts_fingerprint=texts,
+            _offsets=offsets,
+            _tokens=tokens,
+        )
+
+    def batch(self, rows: npt.NDArray[np.integer]) -> TokenBatch:
+        """Read some rows, in the order given, padded to the longest of them.
+
+        Args:
+            rows: (B,) rows of the store, from 0 to N - 1.
+        """
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
+            raise IndexError(f"rows must lie in 0..{len(self) - 1}")
+        lengths = self.lengths[wanted].astype(np.int64)
+        starts = np.repeat(self._offsets[wanted] - (np.cumsum(lengths) - lengths), lengths)
+        flat = self._tokens[starts + np.arange(starts.size)]
+        return TokenBatch(wanted, *_pad_flat(flat, lengths, self.pad_id))
+
+
+def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 over what decides a tokenizer's output: its rules, vocabulary and special tokens."""
+    if tokenizer.is_fast:
+        rules = json.loads(tokenizer.backend_tokenizer.to_str())
+        # These two change with every call of the tokenizer.
+        rules.pop("truncation"), rules.pop("padding")
+    else:
+        rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
+    content = {"rules": rules, "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()}}
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Pad B sequences of ids on the right to the longest, T.
+
+    Returns:
+        input_ids (B, T) and attention_mask (B, T), int64 tensors.
+    """
+    lengths = np.fromiter((len(sequence) for sequence in sequences), dtype=np.int64, count=len(sequences))
+    flat = np.fromiter(itertools.chain.from_iterable(sequences), dtype=np.int64, count=int(lengths.sum()))
+    return _pad_flat(flat, lengths, pad_id)
+
+
+def length_bucketed(
+    lengths: npt.NDArray[np.integer], batch_size: int, *, seed: int | None = None, epoch: int = 0
+) -> list[npt.NDArray[np.int64]]:
+    """Cut all rows into batches of rows of like length; each row stands in exactly one, at most one batch is short.
+
+    With a seed, rows are shuffled by (seed, epoch), sorted by length inside windows of 50 batches, and the batches
+    shuffled. Without, rows go from the longest to the shortest, so that the largest batch comes first.
+
+    Args:
+        lengths: (N,) tokens of each row.
+        batch_size: rows a batch.
+        seed: decides the shuffle together with `epoch`; None for none.
+        epoch: counts passes over the data.
+    """
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}, expected at least 1")
+    N = len(lengths)
+    cuts = range(batch_size, N, batch_size)
+    if N == 0:
+        return []
+    if seed is None:
+        return np.split(np.argsort(-np.asarray(lengths, dtype=np.int64), kind="stable"), cuts)
+    random = np.random.default_rng([seed, epoch])
+    shuffled = random.permutation(N)
+    window = np.arange(N) // (WINDOW * batch_size)
+    batches = np.split(shuffled[np.lexsort((np.asarray(lengths)[shuffled], window))], cuts)
+    return [batches[i] for i in random.permutation(len(batches))]
+
+
+def _pad_flat(
+    flat: npt.NDArray[np.integer], lengths: npt.NDArray[np.int64], pad_id: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+    ids = np.full(mask.shape, pad_id, dtype=np.int64)
+    ids[mask] = flat
+    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
+
+
+def _digested(texts: Iterable[str], digest: Any) -> Iterator[str]:
+    for text in texts:
+        # The length in front keeps ["ab", "c"] and ["a", "bc"] apart.
+        content = text.encode("utf-8", errors="surrogatepass")
+        digest.update(len(content).to_bytes(8, "little") + content)
+        yield text
+
+
+def _encode(
+    texts: Iterator[str], tokenizer: PreTrainedTokenizerBase, max_length: int, processes: int | None
+) -> Iterator[Encoded]:
+    """Tokenise chunk by chunk, in order."""
+    chunks = iter(lambda: list(itertools.islice(texts, CHUNK)), [])
+    encode = partial(_encode_chunk, tokenizer, max_length)
+    workers = processes or os.cpu_count() or 1
+    if tokenizer.is_fast or workers == 1:
+        with _tokenizer_threads(workers):
+            yield from map(encode, chunks)
+        return
+    # The map takes all its input at once, so it is fed a few chunks a worker at a time.
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn")) as pool:
+        while some := list(itertools.islice(chunks, 4 * workers)):
+            yield from pool.map(encode, some)
+
+
+def _encode_chunk(tokenizer: PreTrainedTokenizerBase, max_length: int, texts: list[str]) -> Encoded:
+    encoded = tokenizer(
+        texts,
+        truncation=True,
+        max_length=max_length,
+        padding=False,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+    )["input_ids"]
+    lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
+    ids = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.int64, count=int(lengths.sum()))
+    return ids, lengths
+
+
+@contextmanager
+def _tokenizer_threads(workers: int) -> Iterator[None]:
+    """Tell the Rust tokenizers how many threads to use: only the environment reaches them."""
+    wanted = {"TOKENIZERS_PARALLELISM": "true" if workers > 1 else "false", "RAYON_NUM_THREADS": str(workers)}
+    before = {name: os.environ.get(name) for name in wanted}
+    os.environ.update(wanted)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

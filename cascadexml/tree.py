@@ -1,0 +1,284 @@
+"""The label tree: labels grouped into clusters, level by level, by balanced spherical 2-means."""
+
+import itertools
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+from scipy.sparse.linalg import norm
+
+from cascadexml.bundle import read_bundle, writing
+from cascadexml.errors import ConfigError, FormatError
+from cascadexml.progress import Progress, silent
+
+KIND = "cascadexml.tree"
+VERSION = 1
+BRANCHING = 8
+"""Clusters under a cluster of the level above, when levels are derived."""
+COARSEST = 16
+"""The fewest clusters worth a level of their own above another."""
+MANY_LABELS = 200_000
+"""More labels than this get a fourth resolution."""
+ITERATIONS = 20
+"""The most assignments a split tries; most come to rest sooner."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class LabelTree:
+    """L labels in clusters of several levels, coarse to fine; a cluster is a contiguous range of `leaf_order`.
+
+    Attributes:
+        leaf_order: (L,) int64, a permutation of the label rows.
+        offsets: a level (C + 1,) int64: cluster c of the level holds leaf_order[offsets[c] : offsets[c + 1]].
+        L: labels.
+        levels: C of each level above the labels, powers of two, rising; R = len(levels) + 1 resolutions.
+    """
+
+    leaf_order: npt.NDArray[np.int64]
+    offsets: tuple[npt.NDArray[np.int64], ...]
+    L: int
+    levels: tuple[int, ...]
+
+    def cluster_of(self, level: int) -> npt.NDArray[np.int64]:
+        """The cluster of each label row at a level: (L,) int64.
+
+        Args:
+            level: 0 for the coarsest, up to R - 2.
+        """
+        clusters = np.empty(self.L, dtype=np.int64)
+        clusters[self.leaf_order] = np.repeat(np.arange(self.levels[level]), np.diff(self.offsets[level]))
+        return clusters
+
+    def save(self, path: Path) -> None:
+        """Write the tree as a bundle at `path`."""
+        with writing(path, KIND, VERSION, {"L": self.L, "levels": list(self.levels)}) as folder:
+            arrays = {"leaf_order": self.leaf_order} | {f"offsets_{r}": o for r, o in enumerate(self.offsets)}
+            save_file(arrays, folder / "tree.safetensors")
+
+    @classmethod
+    def load(cls, path: Path) -> "LabelTree":
+        """Read what `save` wrote.
+
+        Raises:
+            FormatError: the bundle is missing, truncated, tampered with, of a newer format, or holds no tree.
+        """
+        bundle = read_bundle(path, KIND, VERSION)
+        try:
+            L, levels = int(bundle.meta["L"]), tuple(int(C) for C in bundle.meta["levels"])
+            arrays = load_file(path / "tree.safetensors")
+            leaf_order = arrays["leaf_order"]
+            tree = cls(leaf_order, tuple(arrays[f"offsets_{r}"] for r in range(len(levels))), L, levels)
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise FormatError(f"{path} holds no whole label tree ({error!r}): cluster the labels again.") from None
+        if not tree._is_sound():
+            raise FormatError(f"{path} holds arrays that are no label tree: cluster the labels again.")
+        return tree
+
+    def _is_sound(self) -> bool:
+        """Whether labels are permuted, clusters are ranges that cover them, and each level refines the one above."""
+        if any(a.dtype != np.int64 or a.ndim != 1 for a in (self.leaf_order, *self.offsets)):
+            return False
+        if self.leaf_order.size != self.L or not np.array_equal(np.sort(self.leaf_order), np.arange(self.L)):
+            return False
+        for C, offsets in zip(self.levels, self.offsets, strict=True):
+            if offsets.size != C + 1 or offsets[0] != 0 or offsets[-1] != self.L or (np.diff(offsets) < 1).any():
+                return False
+        return all(
+            fine % coarse == 0 and np.array_equal(self.offsets[r + 1][:: fine // coarse], self.offsets[r])
+            for r, (coarse, fine) in enumerate(itertools.pairwise(self.levels))
+        )
+
+
+def derive_levels(L: int, leaf_size: int) -> list[int]:
+    """Choose the levels above L labels.
+
+    The finest has the power of two nearest to L / leaf_size clusters, at least 2 and at most L. Above it stand levels
+    with an eighth of the clusters each: one, or two for more than 200,000 labels, as long as they have 16 clusters.
+
+    Args:
+        L: labels.
+        leaf_size: labels that a cluster of the finest level aims at.
+
+    Returns:
+        C of each level, coarse to fine; empty for a single label.
+    """
+    if L < 2:
+        return []
+    wanted = max(L / leaf_size, 2.0)
+    below = 2 ** int(np.log2(wanted))
+    finest = min(below if wanted - below <= 2 * below - wanted else 2 * below, _largest_power(L))
+    levels = [finest]
+    while len(levels) < (3 if L > MANY_LABELS else 2) and levels[0] // BRANCHING >= COARSEST:
+        levels.insert(0, levels[0] // BRANCHING)
+    return levels
+
+
+def check_levels(levels: Sequence[int], L: int) -> list[int]:
+    """Check levels that a user chose, and fit them to L labels.
+
+    Returns:
+        C of each level, coarse to fine, none above the largest power of two that L labels can fill; levels that are
+        too large for L are cut to it or dropped, which is logged.
+
+    Raises:
+        ConfigError: a level is no power of two from 2 up, or the levels do not rise.
+    """
+    for C in levels:
+        if C < 2 or C & (C - 1):
+            near = max(2, min((2 ** (C.bit_length() - 1), 2 ** C.bit_length()), key=lambda power: abs(power - C)))
+            raise ConfigError(f"cluster.levels holds {C}, expected powers of two from 2 up; the nearest is {near}.")
+    if any(fine <= coarse for coarse, fine in itertools.pairwise(levels)):
+        raise ConfigError(f"cluster.levels is {list(levels)}, expected each level to be larger than the one before.")
+    most = _largest_power(L)
+    kept = sorted({min(C, most) for C in levels} - {1})
+    if kept != list(levels):
+        log.warning("levels %s are too large for %d labels: using %s", list(levels), L, kept)
+    return kept
+
+
+def build_tree(Z: sparse.csr_matrix, levels: Sequence[int], seed: int, progress: Progress = silent) -> LabelTree:
+    """Cluster labels by balanced spherical 2-means, from the root down to max(levels) clusters.
+
+    Every split halves a node to within one label, so that the sizes of a level's clusters differ by at most one. Each
+    node draws from its own generator, seeded by (seed, depth, node), so the tree does not depend on the order of work.
+
+    Args:
+        Z: (L, V) label features; rows need not be normalised, and may be empty.
+        levels: C of each level, coarse to fine: powers of two; see `check_levels` for what becomes of too large ones.
+        seed: decides the tree together with Z and levels.
+        progress: called after each depth with the labels' share of splits done.
+
+    Raises:
+        ConfigError: as `check_levels`.
+    """
+    L = Z.shape[0]
+    levels = check_levels(levels, L)
+    Z = _unit_rows(Z)
+    order = np.arange(L, dtype=np.int64)
+    bounds = np.array([0, L], dtype=np.int64)
+    kept = []
+    depths = max(levels, default=1).bit_length() - 1
+    splitter = _Splitter(Z)
+    for depth in range(depths):
+        middles = bounds[:-1] + np.diff(bounds) // 2
+        for node, (start, end) in enumerate(itertools.pairwise(bounds.tolist())):
+            order[start:end] = splitter.split(order[start:end], np.random.default_rng([seed, depth, node]))
+        bounds = np.sort(np.concatenate([bounds, middles]))
+        if bounds.size - 1 in levels:
+            kept.append(bounds)
+        progress("cluster labels", depth + 1, depths, {"clusters": float(bounds.size - 1)})
+    return LabelTree(order, tuple(kept), L, tuple(levels))
+
+
+def tree_quality(tree: LabelTree, Z: sparse.csr_matrix) -> dict[str, float]:
+    """Say how tight and even the clusters are.
+
+    Args:
+        tree: over L labels.
+        Z: (L, V) label features.
+
+    Returns:
+        For each level with C clusters: `cosine_C`, the mean cosine of a label and its cluster's centroid;
+        `random_cosine_C`, the same for clusters of the same sizes filled at random; `balance_C`, the smallest
+        cluster's size over the largest's. And `labels`, and `labels_without_features`, which no mean counts.
+    """
+    Z = _unit_rows(Z)
+    empty = int((np.diff(Z.indptr) == 0).sum())
+    quality = {"labels": float(tree.L), "labels_without_features": float(empty)}
+    shuffled = np.random.default_rng(0).permutation(tree.L)
+    for C, offsets in zip(tree.levels, tree.offsets, strict=True):
+        sizes = np.diff(offsets)
+        quality[f"cosine_{C}"] = _mean_cosine(Z, tree.leaf_order, offsets) / max(tree.L - empty, 1)
+        quality[f"random_cosine_{C}"] = _mean_cosine(Z, shuffled, offsets) / max(tree.L - empty, 1)
+        quality[f"balance_{C}"] = float(sizes.min() / sizes.max())
+    return quality
+
+
+class _Splitter:
+    """Splits nodes by 2-means over the columns that occur in the node, so that a small node costs little."""
+
+    def __init__(self, Z: sparse.csr_matrix) -> None:
+        self.Z = Z
+        self.compact = np.empty(Z.shape[1], dtype=Z.indices.dtype)
+
+    def split(self, rows: npt.NDArray[np.int64], random: np.random.Generator) -> npt.NDArray[np.int64]:
+        """Reorder a node's n label rows: the first n // 2 are one child, the rest the other; each child rising."""
+        n = rows.size
+        Z = self.Z if n == self.Z.shape[0] else self._node(rows)
+        full = np.flatnonzero(np.diff(Z.indptr))
+        seeds = random.choice(full, 2, replace=False) if full.size > 1 else np.zeros(2, dtype=np.int64)
+        apart = _sum(Z, np.arange(n) == seeds[0]) - _sum(Z, np.arange(n) == seeds[1])
+        total = _sum(Z, np.ones(n, dtype=bool))
+        first = np.zeros(n, dtype=bool)
+        for _ in range(ITERATIONS):
+            before = first
+            # A stable sort settles ties by the lower row: the result is one whatever the machine's threads.
+            first = np.zeros(n, dtype=bool)
+            first[np.argsort(-(Z @ apart), kind="stable")[: n // 2]] = True
+            if np.array_equal(first, before):
+                break
+            inside = _sum(Z, first)
+            apart = _unit(inside) - _unit(total - inside)
+        return np.concatenate([rows[first], rows[~first]])
+
+    def _node(self, rows: npt.NDArray[np.int64]) -> sparse.csr_matrix:
+        node = self.Z[rows]
+        columns = np.unique(node.indices)
+        self.compact[columns] = np.arange(columns.size, dtype=self.compact.dtype)
+        return sparse.csr_matrix((node.data, self.compact[node.indices], node.indptr), shape=(rows.size, columns.size))
+
+
+def _sum(Z: sparse.csr_matrix, members: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
+    return np.asarray(members.astype(np.float32) @ Z, dtype=np.float32)
+
+
+def _unit(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """The vector at length 1; zero stays zero."""
+    return vector / np.float32(max(float(np.linalg.norm(vector)), 1e-12))
+
+
+def _mean_cosine(Z: sparse.csr_matrix, order: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> float:
+    """The sum over labels of the cosine to their cluster's centroid.
+
+    With unit rows z and their cluster's sum s, the sum of z · s / |s| over the cluster is |s|.
+    """
+    total = 0.0
+    for start, end in _chunks(offsets, 2**14):
+        rows = order[offsets[start] : offsets[end]]
+        cluster = np.repeat(np.arange(end - start), np.diff(offsets[start : end + 1]))
+        members = sparse.csr_matrix(
+            (np.ones(rows.size, dtype=np.float32), (cluster, np.arange(rows.size))), shape=(end - start, rows.size)
+        )
+        sums = (members @ Z[rows]).tocsr()
+        total += float(norm(sums, axis=1).sum())
+    return total
+
+
+def _chunks(offsets: npt.NDArray[np.int64], labels: int) -> Iterator[tuple[int, int]]:
+    """Ranges of clusters with about so many labels, at least one cluster each."""
+    start = 0
+    while start < offsets.size - 1:
+        end = max(int(np.searchsorted(offsets, offsets[start] + labels, side="right")) - 1, start + 1)
+        yield start, end
+        start = end
+
+
+def _unit_rows(Z: sparse.csr_matrix) -> sparse.csr_matrix:
+    """A float32 copy with l2-normalised rows; empty rows stay empty."""
+    Z = sparse.csr_matrix(Z, dtype=np.float32, copy=True)
+    Z.eliminate_zeros()
+    Z.data /= np.repeat(norm(Z, axis=1), np.diff(Z.indptr))
+    return Z
+
+
+def _largest_power(L: int) -> int:
+    """The largest power of two that is at most L, and at least 1."""
+    return int(2 ** (max(L, 1).bit_length() - 1))

@@ -1,0 +1,47 @@
+"""train: the corpus, its tokens and the label tree → the model that is best on dev."""
+
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+from dvclive import Live
+
+from cascadexml.config import Settings
+from cascadexml.corpus import Corpus
+from cascadexml.progress import console_progress
+from cascadexml.tokens import TokenStore
+from cascadexml.training import fit
+from cascadexml.tree import LabelTree
+from stages import CHECKPOINTS, CORPUS, MODEL, REPORTS, TOKENS, TREE, run
+
+
+def main(settings: Settings) -> None:
+    """Train with DVCLive keeping the curves; torchrun starts as many processes as it is told to."""
+    corpus = Corpus.load(CORPUS, ["train", "dev"])
+    tokens = {name: TokenStore.open(TOKENS / name) for name in ("train", "dev")}
+    tree = LabelTree.load(TREE)
+    leads = os.environ.get("RANK", "0") == "0"
+    options = {"dvcyaml": None, "save_dvc_exp": False, "monitor_system": False}
+    with Live(str(REPORTS / "training"), **options) if leads else nullcontext() as live:
+
+        def record(step: int, figures: Mapping[str, float]) -> None:
+            live.step = step
+            for name, value in figures.items():
+                live.log_metric(name, value)
+
+        fit(
+            corpus,
+            tokens,
+            tree,
+            settings.encoder,
+            settings.train,
+            settings.seed,
+            out=MODEL,
+            checkpoints=CHECKPOINTS,
+            progress=console_progress(),
+            record=record,
+        )
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,94 @@
+"""A copy of the project in which the pipeline has run once, small, on data of one's own and with a tiny encoder."""
+
+import itertools
+import lzma
+import os
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.tiny_encoders import make_tiny_encoder
+
+REPO = Path(__file__).resolve().parents[2]
+
+# Small enough for seconds a stage. The records are real; the encoder is untrained.
+SMALL = "tokenize.max_length=24 cluster.min_df=1 evaluate.bootstrap_samples=50"
+
+
+@dataclass(frozen=True)
+class Project:
+    """A git repository with a copy of the working tree and the environment that runs the tests."""
+
+    root: Path
+    environment: dict[str, str]
+
+    def sh(self, command: str, *, ok: bool = True) -> str:
+        """Run a shell command in the project; give stdout and stderr together."""
+        run = subprocess.run(
+            ["bash", "-euo", "pipefail", "-c", command],
+            cwd=self.root,
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=280,
+        )
+        assert (run.returncode == 0) == ok, f"{command} gave {run.returncode}:\n{run.stdout[-4000:]}"
+        return run.stdout
+
+    def ran(self, output: str) -> list[str]:
+        """The stages that a `dvc repro` or `dvc exp run` ran, by what it printed."""
+        return [line.split("'")[1] for line in output.splitlines() if line.startswith("Running stage '")]
+
+
+def copy_working_tree(target: Path) -> None:
+    """What git would commit of the working tree as it is now; dvc.lock stays behind, so that nothing counts as done."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPO, capture_output=True, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if name != "dvc.lock" and not name.startswith("data/reports/") and (REPO / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPO / name, target / name)
+
+
+@pytest.fixture(scope="session")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+    root = tmp_path_factory.mktemp("project")
+    copy_working_tree(root)
+    (root / ".venv").symlink_to(REPO / ".venv")
+    make_tiny_encoder("bert", root / "tiny-encoder", layers=4)
+    own = root / "own-data"
+    own.mkdir()
+    for split, n in {"train": 400, "dev": 80, "test": 80}.items():
+        with lzma.open(REPO / "data" / "sample" / f"{split}.jsonl.xz", "rt", encoding="utf-8") as lines:
+            (own / f"{split}.jsonl").write_text("".join(itertools.islice(lines, n)), encoding="utf-8")
+    shutil.copy(REPO / "data" / "sample" / "label_texts.json.xz", own)
+    environment = {
+        **os.environ,
+        # The environment is there already: make must not install into it from a copy.
+        "MAKEFLAGS": "-o .venv/.installed",
+        "PATH": f"{root / '.venv' / 'bin'}:{os.environ['PATH']}",
+        "DVC_SITE_CACHE_DIR": str(tmp_path_factory.mktemp("dvc-site")),
+        "HF_HUB_OFFLINE": "1",
+        "SET": f"encoder.name=tiny-encoder {SMALL}",
+        **{f"GIT_{who}_{what}": value
+           for who in ("AUTHOR", "COMMITTER")
+           for what, value in (("NAME", "Test"), ("EMAIL", "test@example.org"))},
+    }  # fmt: skip
+    made = Project(root, environment)
+    made.sh("git init --quiet && printf '/own-data\\n/tiny-encoder\\n/.venv\\n' >> .git/info/exclude")
+    made.sh("git add --all && git commit --quiet -m start")
+    return made
+
+
+@pytest.fixture(scope="session")
+def finished(project: Project) -> tuple[Project, str]:
+    """The project after `make run`, committed, and what `make run` printed."""
+    printed = project.sh("make run SOURCE=own-data")
+    project.sh("git add --all && git commit --quiet -m run")
+    return project, printed

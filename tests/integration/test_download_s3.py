@@ -1,0 +1,140 @@
+"""Fetching from a real S3 server (SeaweedFS), with credentials from boto3's own chain."""
+
+import contextlib
+import hashlib
+import json
+import lzma
+import os
+import socket
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Iterator
+
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from cascadexml.errors import DataError
+from cascadexml.fetch import fetch
+
+pytestmark = pytest.mark.integration
+
+
+@pytest.fixture
+def bucket(s3_server, monkeypatch) -> str:
+    for name, value in s3_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return s3_server.make_bucket()
+
+
+def files_of(folder) -> dict[str, bytes]:
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def test_one_object(s3_server, bucket, tmp_path):
+    content = os.urandom(9_000_000)
+    s3_server.client().put_object(Bucket=bucket, Key="a b/train.jsonl", Body=content)
+    path = fetch(f"s3://{bucket}/a b/train.jsonl", tmp_path, hashlib.sha256(content).hexdigest())
+    assert path.name == "train.jsonl"
+    assert path.read_bytes() == content
+    inode = path.stat().st_ino
+    assert fetch(f"s3://{bucket}/a b/train.jsonl", tmp_path).stat().st_ino == inode
+    s3_server.client().put_object(Bucket=bucket, Key="a b/train.jsonl", Body=b"new")
+    assert fetch(f"s3://{bucket}/a b/train.jsonl", tmp_path).read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("ending", ["", "/"])
+def test_all_below_a_prefix_and_nothing_else(s3_server, bucket, tmp_path, ending):
+    client = s3_server.client()
+    for key in ("data/train.jsonl", "data/test.jsonl", "data/incoming/x.jsonl", "data2/dev.jsonl", "dev.jsonl"):
+        client.put_object(Bucket=bucket, Key=key, Body=key.encode())
+    folder = fetch(f"s3://{bucket}/data{ending}", tmp_path)
+    wanted = {name: f"data/{name}".encode() for name in ("train.jsonl", "test.jsonl", "incoming/x.jsonl")}
+    assert files_of(folder) == wanted
+    client.delete_object(Bucket=bucket, Key="data/test.jsonl")
+    del wanted["test.jsonl"]
+    assert files_of(fetch(f"s3://{bucket}/data{ending}", tmp_path)) == wanted
+
+
+def test_an_archive_in_a_bucket(s3_server, bucket, tmp_path):
+    with zipfile.ZipFile(tmp_path / "in.zip", "w") as archive:
+        archive.writestr("train.jsonl", "{}")
+    s3_server.client().upload_file(str(tmp_path / "in.zip"), bucket, "in.zip")
+    assert files_of(fetch(f"s3://{bucket}/in.zip", tmp_path / "out")) == {"train.jsonl": b"{}"}
+
+
+def test_what_is_not_there_or_not_allowed_is_refused(s3_server, bucket, tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="neither an object nor a prefix"):
+        fetch(f"s3://{bucket}/nothing", tmp_path)
+    with pytest.raises(DataError, match="cannot be listed"):
+        fetch("s3://no-such-bucket/x", tmp_path)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
+    with pytest.raises(DataError, match="cannot be listed") as caught:
+        fetch(f"s3://{bucket}/x", tmp_path)
+    assert s3_server.secret_key not in str(caught.value)
+
+
+@contextlib.contextmanager
+def breaking_proxy(port: int, break_after: int, breaks: int) -> Iterator[tuple[int, list[int]]]:
+    """A TCP proxy to `port` that resets the first `breaks` connections that bring back over `break_after` bytes."""
+    left = [breaks]
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def pump(source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
+        carried = 0
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                carried += len(data)
+                if is_answer and carried > break_after and left[0] > 0:
+                    left[0] -= 1
+                    sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    break
+                sink.sendall(data)
+        for end in (source, sink):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+            end.close()
+
+    def serve() -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(("127.0.0.1", port))
+                for ends in ((client, server, False), (server, client, True)):
+                    threading.Thread(target=pump, args=ends, daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    try:
+        yield listener.getsockname()[1], left
+    finally:
+        listener.close()
+
+
+def test_a_broken_connection_is_resumed(s3_server, bucket, tmp_path, monkeypatch, caplog):
+    content = os.urandom(8_000_000)
+    s3_server.client().put_object(Bucket=bucket, Key="train.jsonl", Body=content)
+    with breaking_proxy(int(s3_server.endpoint.rpartition(":")[2]), 3_000_000, 2) as (port, left):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        assert fetch(f"s3://{bucket}/train.jsonl", tmp_path).read_bytes() == content
+    assert left == [0]
+    broken_at = [record.args[1] for record in caplog.records if "broke off" in record.message]
+    assert len(broken_at) == 2
+    assert 0 < broken_at[0] < broken_at[1]
+
+
+def test_the_stage_reads_a_bucket(s3_server, bucket, repo_root, sample_dir, tmp_path):
+    with lzma.open(sample_dir / "train.jsonl.xz") as lines:
+        content = b"".join(next(lines) for _ in range(200))
+    s3_server.client().put_object(Bucket=bucket, Key="mine/train.jsonl.xz", Body=lzma.compress(content))
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"download": {"source": f"s3://{bucket}/mine"}}))
+    environment = os.environ | s3_server.environment | {"PYTHONPATH": str(repo_root)}
+    command = [sys.executable, "-m", "stages.download"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    raw = tmp_path / "data" / "raw"
+    assert sum(pq.read_metadata(raw / f"{name}.parquet").num_rows for name in ("train", "dev", "test")) == 200
+    source = json.loads((raw / "source.json").read_text())
+    assert source["source"] == f"s3://{bucket}/mine"
+    assert list(source["files"]) == ["train.jsonl.xz"]

@@ -1,0 +1,126 @@
+"""The whole pipeline through make and DVC: what runs, what does not run again, what is refused."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from cascadexml import Predictor
+from tests.integration.conftest import Project
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+ALL = ["download", "validate", "tokenize", "cluster", "train", "evaluate", "package"]
+
+
+@pytest.fixture
+def project(finished: tuple[Project, str]) -> Iterator[Project]:
+    """The finished project; changes of tracked files are taken back, outs are checked out of DVC's cache."""
+    yield finished[0]
+    finished[0].sh("git checkout --quiet . && dvc checkout --quiet --force")
+
+
+def test_make_run_runs_every_stage_and_tells_the_results(finished: tuple[Project, str]) -> None:
+    project, printed = finished
+    assert project.ran(printed) == ALL
+    metrics = json.loads((project.root / "data/reports/metrics.json").read_text())
+    table = next(line for line in printed.splitlines() if line.startswith("P@1 "))
+    figures = [metrics["test"]["P@1"], *(figures["P@1"] for figures in metrics["baselines"].values())]
+    assert len(figures) == 3
+    for figure in figures:
+        assert f" {100 * figure:.2f} (" in table
+    reports = printed.split("\nReports\n")[1].split("\n\n")[0].splitlines()
+    assert len(reports) == 5
+    for line in reports:
+        assert (project.root / line.split()[-1]).exists(), line
+    assert printed.split("Three test records")[1].count("%  ") == 3 * 5
+
+
+def test_the_artifact_predicts_what_make_run_showed(finished: tuple[Project, str]) -> None:
+    project, printed = finished
+    text = json.loads((project.root / "own-data/test.jsonl").read_text().splitlines()[0])["text"]
+    for found in Predictor.load(project.root / "data/models/artifact").predict(text, top_k=5)[0]:
+        assert f"{found.probability:5.1%}  {found.name}  ({found.id})" in printed
+
+
+def test_a_second_repro_does_nothing(project: Project) -> None:
+    lock = (project.root / "dvc.lock").read_bytes()
+    output = project.sh("dvc repro")
+    assert project.ran(output) == []
+    assert "Data and pipelines are up to date." in output
+    assert (project.root / "dvc.lock").read_bytes() == lock
+    assert project.sh("git status --porcelain") == ""
+
+
+@pytest.mark.parametrize(
+    ("setting", "expected"),
+    [
+        ("package.limits=none", ["package"]),
+        ("evaluate.neighbours=5", ["evaluate", "package"]),
+        ("cluster.leaf_size=4", ["cluster", "train", "evaluate", "package"]),
+    ],
+)
+def test_a_setting_runs_its_stage_again_and_what_follows(setting: str, expected: list[str], project: Project) -> None:
+    project.sh(f"python -m stages.overrides {setting}")
+    assert project.ran(project.sh("dvc repro")) == expected
+    # Going back to settings that ran before runs nothing.
+    project.sh("git checkout --quiet params.yaml")
+    assert project.ran(project.sh("dvc repro")) == []
+
+
+def test_repro_of_one_stage_stops_there(project: Project) -> None:
+    project.sh("python -m stages.overrides evaluate.neighbours=7")
+    assert project.ran(project.sh("dvc repro evaluate")) == ["evaluate"]
+
+
+def test_an_experiment_changes_metrics_that_diff_and_plots_show(project: Project) -> None:
+    output = project.sh("dvc exp run -S train.epochs=2 -S train.head_lr=0.01")
+    assert project.ran(output) == ["train", "evaluate", "package"]
+    changes = json.loads(project.sh("dvc metrics diff --json"))
+    assert changes["data/reports/metrics.json"]["test"]["nDCG@5"]["diff"] != 0
+    assert not any("baselines" in key for key in changes["data/reports/metrics.json"])
+    shown = json.loads(project.sh("dvc metrics show --json"))
+    (files,) = (revision["data"] for revision in shown.values())
+    assert set(files) == {
+        "data/reports/metrics.json",
+        "data/reports/tree.json",
+        "data/reports/training/metrics.json",
+        "data/reports/validation/summary.json",
+    }
+    for command in ("dvc plots show", "dvc plots diff"):
+        project.sh(command)
+        page = (project.root / "dvc_plots/index.html").read_text()
+        for title in ("Precision at k", "Recall on test", "Reliability", "Distribution of probabilities", "loss/total"):
+            assert title in page
+        assert page.count("<img") >= 5
+    assert "2.0" in project.sh("dvc exp show --md")
+
+
+def test_changed_source_content_is_downloaded_again(project: Project) -> None:
+    source = project.root / "own-data/train.jsonl"
+    before = source.read_bytes()
+    try:
+        source.write_bytes(b"".join(before.splitlines(keepends=True)[:-1]))
+        status = json.loads(project.sh("dvc status --json download"))
+        assert status["download"] == [{"changed deps": {"own-data": "modified"}}]
+    finally:
+        source.write_bytes(before)
+    assert json.loads(project.sh("dvc status --json download")) == {}
+
+
+def test_a_wrong_key_stops_the_pipeline_before_any_work(project: Project) -> None:
+    params = project.root / "params.yaml"
+    text = params.read_text().replace("  pooling:", "  poolign:").replace("  min_chars: 3", "  min_chars: 4")
+    params.write_text(text)
+    for command in ("dvc repro", "make run SET="):
+        output = project.sh(command, ok=False)
+        assert "error: params.yaml: unknown key train.poolign; the nearest known one is train.pooling." in output
+        assert "Traceback" not in output
+
+
+def test_make_clean_removes_the_outs_and_repro_takes_them_from_the_cache(project: Project) -> None:
+    project.sh("make clean")
+    assert not (project.root / "data/models").exists()
+    assert (project.root / "own-data").exists() and (project.root / "data/sample").exists()
+    assert project.ran(project.sh("dvc repro")) == []
+    assert (project.root / "data/models/artifact/manifest.json").exists()

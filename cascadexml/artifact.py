@@ -25,9 +25,10 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from cascadexml import bundle, model_card
+from cascadexml import bundle
 from cascadexml.calibration import Calibration
 from cascadexml.errors import DataError, FormatError
+from cascadexml.model_card import render
 from cascadexml.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def pack(
         np.save(folder / "label_counts.npy", np.asarray(label_counts, dtype=np.int64), allow_pickle=False)
         text = json.dumps(metrics, indent=1, sort_keys=True, ensure_ascii=False)
         (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
-        (folder / "model_card.md").write_text(model_card.render(meta, metrics), encoding="utf-8")
+        (folder / "model_card.md").write_text(render(meta, metrics), encoding="utf-8")
 
 
 def open_artifact(path: str | Path) -> Artifact:

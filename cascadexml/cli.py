@@ -59,6 +59,9 @@ examples:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and give its exit code."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # What a terminal's encoding lacks is shown as an escape. So is half a surrogate pair in an id: in JSON as such.
+        sys.stdout.reconfigure(errors="backslashreplace")
     arguments = _parser().parse_args(argv)
     level = logging.INFO if arguments.verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(message)s", stream=sys.stderr)
@@ -281,7 +284,6 @@ def _reading(name: str) -> Iterator[BinaryIO]:
 
 @contextmanager
 def _writing(name: str) -> Iterator[TextIO]:
-    # A lone surrogate in an id cannot be UTF-8; as a backslash escape it is JSON.
     form: dict[str, Any] = {"encoding": "utf-8", "errors": "backslashreplace"}
     if name == "-":
         if isinstance(sys.stdout, io.TextIOWrapper):

@@ -152,9 +152,7 @@ class Predictor:
                 f"{artifact.path}: the model ranks {model.tree.L} labels, the vocabulary {vocabulary.L}: pack it again."
             )
         log.info("%s: %d labels, on %s", artifact.meta["name"], vocabulary.L, chosen)
-        return cls(
-            TorchScorer(model), tokenizer, vocabulary, artifact.calibration(), artifact.max_length, batch_size
-        )
+        return cls(TorchScorer(model), tokenizer, vocabulary, artifact.calibration(), artifact.max_length, batch_size)
 
     @property
     def threshold(self) -> float:

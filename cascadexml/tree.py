@@ -242,7 +242,9 @@ def _sum(Z: sparse.csr_matrix, members: npt.NDArray[np.bool_]) -> npt.NDArray[np
 
 def _unit(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
     """The vector at length 1; zero stays zero."""
-    return vector / np.float32(max(float(np.linalg.norm(vector)), 1e-12))
+    # Not np.linalg.norm: its last bit may depend on the number of BLAS threads.
+    length = np.sqrt(np.square(vector, dtype=np.float64).sum())
+    return np.asarray(vector / max(length, 1e-12), dtype=np.float32)
 
 
 def _mean_cosine(Z: sparse.csr_matrix, order: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> float:

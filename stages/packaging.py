@@ -79,7 +79,7 @@ def lock_digest(path: Path) -> str | None:
     """
     if not path.is_file():
         return None
-    stages = yaml.safe_load(path.read_text(encoding="utf-8")).get("stages", {})
+    stages = (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).get("stages", {})
     upstream = {name: stages[name] for name in UPSTREAM if name in stages}
     text = json.dumps(upstream, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest() if upstream else None

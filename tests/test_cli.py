@@ -234,9 +234,10 @@ def labelled(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> 
     """
     path = tmp_path_factory.mktemp("labelled") / "records.jsonl"
     lines = []
-    for n, record in enumerate(sample_records("test", 40)):
-        ranked = [p.id for p in predictor.predict(record["text"], top_k=9)]
-        given = {ranked[0], ranked[8]} if n % 2 else set()
+    records = sample_records("test", 40)
+    ranked = predictor.predict([record["text"] for record in records], top_k=9)
+    for n, (record, found) in enumerate(zip(records, ranked, strict=True)):
+        given = {found[0].id, found[8].id} if n % 2 else set()
         lines.append(json.dumps({"text": record["text"], "labels": sorted(given | set(record["labels"]))}))
     path.write_text("\n".join([*lines, '{"text": "no labels", "labels": []}', "{broken"]) + "\n")
     return path

@@ -75,7 +75,9 @@ def test_wide_shortlists_give_dense_scores(tiny_bert: Path, levels: list[int], s
         dense = torch.sigmoid(functional.linear(h[-1], model.heads[-1].weight, model.heads[-1].bias))[:, rows[-1]]
         if score == "weighted" and levels:
             parent = torch.sigmoid(functional.linear(h[-2], model.heads[-2].weight, model.heads[-2].bias))
-            of_label = {label: c for c, members in enumerate(clusters_by_definition(model.tree)[-1]) for label in members}
+            of_label = {
+                label: c for c, members in enumerate(clusters_by_definition(model.tree)[-1]) for label in members
+            }
             dense = dense * parent[:, [of_label[label] for label in range(L)]]
     for b in range(ids.shape[0]):
         assert sorted(labels[b].tolist()) == list(range(L))

@@ -41,6 +41,8 @@ def test_groups_hold_every_trained_parameter_once_with_the_paper_s_decay() -> No
     assert found[id(head.weight)] == (1e-3, 0.005)
     assert found[id(head.bias)] == (1e-3, 0.0)
     Schedule(10, 5, 0).apply(optimizer, 0)
-    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([g["peak_lr"] / 5 for g in optimizer.param_groups])
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx(
+        [g["peak_lr"] / 5 for g in optimizer.param_groups]
+    )
     assert optimizer.param_groups[0]["betas"][0] == pytest.approx(0.93)
     assert isinstance(optimizer, torch.optim.AdamW)

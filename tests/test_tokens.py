@@ -154,7 +154,8 @@ def test_a_tokenizer_without_padding_is_refused(tmp_path: Path) -> None:
 
 def test_a_text_without_tokens_is_refused(tmp_path: Path) -> None:
     # Synthetic: a tokenizer that adds no special tokens.
-    tokenizer = transformers.GPT2Tokenizer({"a": 0, "<pad>": 1}, [], pad_token="<pad>", model_max_length=8)
+    tokenizer = transformers.GPT2Tokenizer({"a": 0, "<pad>": 1}, [], model_max_length=8)
+    tokenizer.add_special_tokens({"pad_token": "<pad>"})
     with pytest.raises(DataError, match="text 1 "):
         TokenStore.build(tmp_path / "tokens", ["a", "", "a"], tokenizer, 8)
 

@@ -57,7 +57,7 @@ def copy_working_tree(target: Path) -> None:
 
 
 @pytest.fixture(scope="session")
-def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
+def fresh_project(tmp_path_factory: pytest.TempPathFactory) -> Project:
     root = tmp_path_factory.mktemp("project")
     copy_working_tree(root)
     (root / ".venv").symlink_to(REPO / ".venv")
@@ -87,8 +87,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 
 @pytest.fixture(scope="session")
-def finished(project: Project) -> tuple[Project, str]:
+def finished(fresh_project: Project) -> tuple[Project, str]:
     """The project after `make run`, committed, and what `make run` printed."""
-    printed = project.sh("make run SOURCE=own-data")
-    project.sh("git add --all && git commit --quiet -m run")
-    return project, printed
+    printed = fresh_project.sh("make run SOURCE=own-data")
+    fresh_project.sh("git add --all && git commit --quiet -m run")
+    return fresh_project, printed

@@ -39,7 +39,7 @@ def test_make_run_runs_every_stage_and_tells_the_results(finished: tuple[Project
 def test_the_artifact_predicts_what_make_run_showed(finished: tuple[Project, str]) -> None:
     project, printed = finished
     text = json.loads((project.root / "own-data/test.jsonl").read_text().splitlines()[0])["text"]
-    for found in Predictor.load(project.root / "data/models/artifact").predict(text, top_k=5)[0]:
+    for found in Predictor.load(project.root / "data/models/artifact").predict(text, top_k=5):
         assert f"{found.probability:5.1%}  {found.name}  ({found.id})" in printed
 
 

@@ -1,6 +1,6 @@
 """Each command of the README, run as it stands there in a finished project.
 
-The environment's SET makes `make run` small. `make test` is what runs this test; tests/test_readme.py looks at its parts.
+A SET in the environment makes `make run` small. `make test` runs this test; tests/test_readme.py sees to its parts.
 """
 
 from pathlib import Path

@@ -1,0 +1,75 @@
+"""A small training run on real records with a tiny random encoder, for tests in this process and in others."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cascadexml.config import EncoderSettings, TrainSettings
+from cascadexml.corpus import Corpus
+from cascadexml.encoders import load_tokenizer
+from cascadexml.features import fit_tfidf, pifa
+from cascadexml.tokens import TokenStore
+from cascadexml.training import FitResult, Record, fit
+from cascadexml.tree import LabelTree, build_tree
+from tests.tiny_encoders import make_tiny_encoder
+
+KNOBS: dict[str, Any] = {
+    "epochs": 2.0,
+    "batch_size": 32,
+    "micro_batch_size": 32,
+    "head_init": "xavier",
+    "encoder_lr": 1e-3,
+    "head_lr": 1e-2,
+    "warmup_epochs": 0.2,
+    "cosine_epochs": 0.5,
+    "device": "cpu",
+}
+
+
+def prepare(folder: Path, corpus: Corpus, architecture: str = "bert") -> Path:
+    """Write everything a run needs into `folder`: encoder, corpus, tokens, tree."""
+    encoder = make_tiny_encoder(architecture, folder / "encoder")
+    tokenizer = load_tokenizer(str(encoder))
+    corpus.save(folder / "corpus")
+    for name, split in corpus.splits.items():
+        TokenStore.build(folder / "tokens" / name, split.texts, tokenizer, 32)
+    train = corpus.splits["train"]
+    _, X = fit_tfidf(train.texts, 1, 1, 10_000)
+    build_tree(pifa(X, train.Y[:, : corpus.vocabulary.L], 100), [8, 64], seed=0).save(folder / "tree")
+    return folder
+
+
+def train(folder: Path, out: Path, *, record: Record | None = None, seed: int = 0, **knobs: Any) -> FitResult:
+    """Train on what `prepare` wrote; checkpoints lie beside `out`."""
+    names = ("train", "dev")
+    return fit(
+        Corpus.load(folder / "corpus", names),
+        {name: TokenStore.open(folder / "tokens" / name) for name in names},
+        LabelTree.load(folder / "tree"),
+        EncoderSettings(name=str(folder / "encoder")),
+        TrainSettings(**{**KNOBS, **knobs}),
+        seed,
+        out=out,
+        checkpoints=out.parent / "checkpoints",
+        record=record or (lambda step, figures: None),
+    )
+
+
+def main() -> None:
+    """Train in a process of its own, printing a line at every record."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("knobs", type=json.loads)
+    arguments = parser.parse_args()
+
+    def record(step: int, figures: Mapping[str, float]) -> None:
+        print(step, json.dumps(figures), flush=True)
+
+    train(arguments.folder, arguments.out, record=record, **arguments.knobs)
+
+
+if __name__ == "__main__":
+    main()

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
 from cascadexml import __version__
+from cascadexml.bundle import beside
 from cascadexml.errors import CascadeXMLError, DataError
 
 PREDICT = """\
@@ -295,8 +296,6 @@ def _writing(name: str) -> Iterator[TextIO]:
         with path.open("w", **form) as device:
             yield device
         return
-    from cascadexml.bundle import beside
-
     with beside(path) as new, new.open("w", **form) as file:
         yield file
 

@@ -66,7 +66,9 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         EncoderError: it cannot be found or read, has no padding token, or marks single texts by token types.
     """
     with _loading(name, revision) as source:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(source, revision=revision)
+        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            source, revision=revision, trust_remote_code=False
+        )
     if tokenizer.pad_token_id is None:
         raise EncoderError(f"encoder {name!r} has no padding token: choose an encoder such as BERT, RoBERTa or MPNet.")
     # Token stores keep ids only: an encoder whose single texts need type ids other than 0 (XLNet) would be fed wrongly.
@@ -87,7 +89,7 @@ def load_encoder(name: str, revision: str | None = None, dropout: float | None =
         EncoderError: it cannot be found or read, is no encoder, or its files lack weights.
     """
     with _loading(name, revision) as source:
-        config = AutoConfig.from_pretrained(source, revision=revision)
+        config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         for key in DROPOUT_KEYS if dropout is not None else ():
             if hasattr(config, key):
                 setattr(config, key, dropout)
@@ -95,6 +97,7 @@ def load_encoder(name: str, revision: str | None = None, dropout: float | None =
             source,
             revision=revision,
             config=config,
+            trust_remote_code=False,
             dtype=torch.float32,
             output_loading_info=True,
             **_without_pooler(config),
@@ -115,7 +118,7 @@ def transformer_from_config(config: PretrainedConfig) -> PreTrainedModel:
         EncoderError: the configuration is not one of an encoder that transformers knows.
     """
     try:
-        model: PreTrainedModel = _AutoModel.from_config(config, **_without_pooler(config))
+        model: PreTrainedModel = _AutoModel.from_config(config, trust_remote_code=False, **_without_pooler(config))
     except ValueError as error:
         raise EncoderError(f"no encoder can be built from a {type(config).__name__} ({_first_line(error)}).") from error
     return model

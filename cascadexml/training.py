@@ -230,13 +230,15 @@ class Trainer:
             losses += self._step(step, batches[place])
             documents += batches[place].size
             position = dataclasses.replace(position, step=step + 1)
-            if position.step % LOG_EVERY == 0 or position.step == self.steps:
+            step_is_reported = position.step % LOG_EVERY == 0 or position.step == self.steps
+            if step_is_reported:
                 now = time.monotonic()
                 self._log(position.step, losses, documents, now - logged)
                 losses, documents, logged = torch.zeros_like(losses), 0, now
             if "dev" in self.tokens and (position.step % interval == 0 or position.step == self.steps):
                 position = self._evaluate(position)
-            due = time.monotonic() - saved >= 60 * self.settings.checkpoint_minutes
+            # Only where the losses have just been reported, so that no sum under way needs keeping.
+            due = step_is_reported and time.monotonic() - saved >= 60 * self.settings.checkpoint_minutes
             if self.group.leads and due and position.step < self.steps:
                 save_checkpoint(
                     self.folder / "last", self.fingerprint, position, self.model, self.optimizer, self.curves

@@ -3,6 +3,7 @@
 import itertools
 import json
 import lzma
+import os
 import secrets
 import socket
 import subprocess
@@ -12,6 +13,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+# One thread a process: tests run side by side, and torch's threads waiting for each other cost more than they bring.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import boto3
 import pyarrow as pa

@@ -1,5 +1,6 @@
 """The network against a dense reference that knows nothing of slots, shortlists or tree order."""
 
+import itertools
 import json
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
-from tests.tiny_encoders import ARCHITECTURES, make_tiny_encoder
 from torch.nn import functional
 
 from cascadexml.config import TrainSettings
@@ -17,6 +17,7 @@ from cascadexml.encoders import load_encoder
 from cascadexml.errors import ConfigError, FormatError
 from cascadexml.model import CascadeXML, LevelPositives, default_taps, derive_config
 from cascadexml.tree import LabelTree, build_tree
+from tests.tiny_encoders import ARCHITECTURES, make_tiny_encoder
 
 L = 23
 
@@ -51,9 +52,7 @@ def make_batch(B: int = 3, T: int = 9) -> tuple[torch.Tensor, torch.Tensor]:
 
 def clusters_by_definition(tree: LabelTree) -> list[list[list[int]]]:
     """For each level above the labels, each cluster's labels."""
-    return [
-        [tree.leaf_order[a:b].tolist() for a, b in zip(offsets, offsets[1:], strict=False)] for offsets in tree.offsets
-    ]
+    return [[tree.leaf_order[a:b].tolist() for a, b in itertools.pairwise(offsets)] for offsets in tree.offsets]
 
 
 def rows_of_nodes(model: CascadeXML) -> list[list[int]]:
@@ -182,7 +181,7 @@ def test_default_taps_rise_to_the_last_layer_and_are_the_papers_at_depth_12(dept
     assert len(taps) == R
     assert taps[-1] == (depth,)
     assert all(1 <= layer <= depth for layers in taps for layer in layers)
-    assert all(max(a) <= max(b) for a, b in zip(taps, taps[1:], strict=False))
+    assert all(max(a) <= max(b) for a, b in itertools.pairwise(taps))
     assert default_taps(12, 4) == ((5, 6), (8,), (10,), (12,))
     assert default_taps(12, 3) == ((7, 8), (10,), (12,))
 

@@ -41,12 +41,15 @@ def prepare(folder: Path, corpus: Corpus, architecture: str = "bert") -> Path:
     return folder
 
 
-def train(folder: Path, out: Path, *, record: Record | None = None, seed: int = 0, **knobs: Any) -> FitResult:
-    """Train on what `prepare` wrote; checkpoints lie beside `out`."""
-    names = ("train", "dev")
+def train(
+    folder: Path, out: Path, *, record: Record | None = None, seed: int = 0, dev: str = "dev", **knobs: Any
+) -> FitResult:
+    """Train on what `prepare` wrote, selecting on the split `dev`; checkpoints lie beside `out`."""
+    corpus = Corpus.load(folder / "corpus", ["train", dev])
+    splits = {"train": corpus.splits["train"], "dev": corpus.splits[dev]}
     return fit(
-        Corpus.load(folder / "corpus", names),
-        {name: TokenStore.open(folder / "tokens" / name) for name in names},
+        Corpus.assemble(splits, corpus.vocabulary),
+        {name: TokenStore.open(folder / "tokens" / split) for name, split in (("train", "train"), ("dev", dev))},
         LabelTree.load(folder / "tree"),
         EncoderSettings(name=str(folder / "encoder")),
         TrainSettings(**{**KNOBS, **knobs}),

@@ -75,7 +75,7 @@ class TorchScorer:
             found = self.model.rank(input_ids.to(self.device), attention_mask.to(self.device), K)
             rows, scores = found[0].cpu().numpy(), found[1].float().cpu().numpy()
         except (RuntimeError, MemoryError) as error:
-            if not _out_of_memory(error):
+            if not is_out_of_memory(error):
                 raise
             B, T = input_ids.shape
             raise PredictionError(
@@ -308,13 +308,15 @@ def rank_tokens(
 
 
 def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" takes CUDA, else Apple's MPS, else the CPU, and logs which.
+    """The device called `name`; "auto" takes CUDA, else the CPU, and logs which.
+
+    Apple's "mps" is taken only by name: nobody has run this project on it.
 
     Raises:
         PredictionError: there is no such device here.
     """
     if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        name = "cuda" if torch.cuda.is_available() else "cpu"
         log.info("device: %s", name)
     try:
         device = torch.device(name)
@@ -366,8 +368,8 @@ def _clean(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _out_of_memory(error: Exception) -> bool:
-    # The CPU allocator raises a plain RuntimeError.
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether torch or Python refused memory; the CPU's allocator says so by a plain RuntimeError."""
     said = str(error)
     known = isinstance(error, torch.OutOfMemoryError | MemoryError)
     return known or "allocate memory" in said or "not enough memory" in said

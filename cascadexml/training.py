@@ -29,7 +29,7 @@ from cascadexml.errors import TrainingError
 from cascadexml.metrics import document_metrics, inverse_propensities, metric_of
 from cascadexml.model import CascadeXML, LevelPositives, derive_config
 from cascadexml.optim import Schedule, build_optimizer
-from cascadexml.predictor import pick_device, rank_tokens
+from cascadexml.predictor import is_out_of_memory, pick_device, rank_tokens
 from cascadexml.progress import Progress, silent
 from cascadexml.tokens import TokenStore, length_bucketed
 from cascadexml.tree import LabelTree
@@ -336,10 +336,8 @@ class Trainer:
     def _out_of_memory_said(self) -> Iterator[None]:
         try:
             yield
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if not isinstance(error, torch.OutOfMemoryError | MemoryError) and "can't allocate memory" not in str(
-                error
-            ):
+        except (MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
                 raise
             raise TrainingError(
                 f"out of memory on {self.device} with micro-batches of {self.settings.micro_batch_size} texts: lower "

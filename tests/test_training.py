@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from cascadexml import training
 from cascadexml.corpus import Corpus
 from cascadexml.errors import ConfigError, FormatError, TrainingError
 from cascadexml.model import CascadeXML
@@ -155,6 +156,18 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(
     save_file(broken, file, metadata={"format": "pt"})
     with pytest.raises(TrainingError, match=r"the loss became nan between steps 0 and 10 of 20: lower"):
         train(folder, tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
+def test_running_out_of_memory_is_one_sentence(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Greedy(CascadeXML):
+        def vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
+            # More than any machine has: a real refusal by torch's allocator.
+            return [torch.empty(2**55)]
+
+    monkeypatch.setattr(training, "CascadeXML", Greedy)
+    with pytest.raises(TrainingError, match=r"out of memory on cpu with micro-batches of 32 texts: lower train\.micro"):
+        train(prepared, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 

@@ -1,11 +1,16 @@
 """The whole pipeline through make and DVC: what runs, what does not run again, what is refused."""
 
+import functools
 import json
+import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from cascadexml import Predictor
+from tests.conftest import S3Server
 from tests.integration.conftest import Project
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
@@ -57,7 +62,7 @@ def test_a_second_repro_does_nothing(project: Project) -> None:
     [
         ("seed=1", ["cluster", "train", "evaluate"]),
         ("encoder.name=other", ["tokenize", "train"]),
-        ("download.label_separator=,", ["download"]),
+        ("download.split.dev=0.2", ["download"]),
         ("validate.min_chars=4", ["validate"]),
         ("tokenize.max_length=16", ["tokenize"]),
         ("cluster.leaf_size=4", ["cluster"]),
@@ -119,6 +124,30 @@ def test_changed_source_content_is_downloaded_again(project: Project) -> None:
     finally:
         source.write_bytes(before)
     assert json.loads(project.sh("dvc status --json download")) == {}
+
+
+def test_sources_elsewhere_are_dependencies_too(project: Project, s3_server: S3Server, tmp_path: Path) -> None:
+    """A web server without ETags, and an S3 prefix: downloaded once, and again when what lies there has changed."""
+    records = (project.root / "own-data/train.jsonl").read_bytes()
+    bucket = s3_server.make_bucket()
+    remote = Project(project.root, project.environment | s3_server.environment)
+
+    def publish(content: bytes) -> None:
+        (tmp_path / "train.jsonl").write_bytes(content)
+        s3_server.client().put_object(Bucket=bucket, Key="own/train.jsonl", Body=content)
+
+    handler = functools.partial(SimpleHTTPRequestHandler, directory=tmp_path)
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        for source in (f"http://127.0.0.1:{server.server_port}/train.jsonl", f"s3://{bucket}/own"):
+            publish(records)
+            remote.sh(f"python -m stages.overrides --source {source}")
+            assert remote.ran(remote.sh("dvc repro download")) == ["download"]
+            assert remote.ran(remote.sh("dvc repro download")) == []
+            assert json.loads((project.root / "data/raw/source.json").read_text())["source"] == source
+            publish(records[records.index(b"\n") + 1 :])
+            assert remote.ran(remote.sh("dvc repro download")) == ["download"]
+        server.shutdown()
 
 
 def test_a_wrong_key_stops_the_pipeline_before_any_work(project: Project) -> None:

@@ -83,7 +83,7 @@ class ValidateSettings:
 class TokenizeSettings:
     """`max_length` counts special tokens; `processes` null means one a core."""
 
-    max_length: int = _knob(64, low=4, high=8192)
+    max_length: int = _knob(48, low=4, high=8192)
     processes: int | None = _knob(None, low=1)
 
 
@@ -110,8 +110,9 @@ class ClusterSettings:
 class TrainSettings:
     """Model, loss, optimiser and schedule.
 
-    Lists with one value a resolution (`taps`, `dropout`, `loss_weights`; `shortlist` has one fewer) may be null: the
-    rule for the encoder's depth and the tree is used then. Epochs are real numbers: 0.5 warms up over half an epoch.
+    Lists hold one value a resolution (`taps`, `dropout`, `loss_weights`; `shortlist` one fewer), or, save `taps`, one
+    value for all; null means the rule for the encoder's depth and the tree. Epochs are real numbers: 0.5 warms up over
+    half an epoch.
     `batch_size` is global: it is cut into micro-batches of `micro_batch_size`, shared among processes.
     `head_init: centroid` starts each classifier row at the mean vector of its label's documents.
     """
@@ -121,14 +122,14 @@ class TrainSettings:
     micro_batch_size: int = _knob(32, low=1)
     pooling: Literal["cls", "mean"] = "mean"
     taps: list[list[int]] | None = None
-    dropout: list[float] | None = _knob(None, low=0.0, high=0.95)
-    encoder_dropout: float | None = _knob(None, low=0.0, high=0.95)
+    dropout: list[float] | None = _knob([0.1], low=0.0, high=0.95)
+    encoder_dropout: float | None = _knob(0.0, low=0.0, high=0.95)
     freeze_layers: int = _knob(0, low=0)
     shortlist: list[int] | None = _knob(None, low=1)
     loss_weights: list[float] | None = _knob(None, low=0.0)
     head_init: Literal["xavier", "centroid"] = "centroid"
-    encoder_lr: float = _knob(1e-4, low=0.0, high=1.0)
-    head_lr: float = _knob(1e-3, low=0.0, high=1.0)
+    encoder_lr: float = _knob(2e-4, low=0.0, high=1.0)
+    head_lr: float = _knob(2e-3, low=0.0, high=1.0)
     encoder_weight_decay: float = _knob(0.05, low=0.0, high=1.0)
     head_weight_decay: float = _knob(0.005, low=0.0, high=1.0)
     warmup_epochs: float = _knob(0.1, low=0.0)
@@ -138,9 +139,9 @@ class TrainSettings:
     precision: Literal["auto", "fp32", "bf16"] = "auto"
     compile: bool = False
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    score: Literal["leaf", "weighted"] = "weighted"
+    score: Literal["leaf", "weighted"] = "leaf"
     select: str = "nDCG@5"
-    evaluations_per_epoch: int = _knob(1, low=1)
+    evaluations_per_epoch: int = _knob(2, low=1)
     patience: int | None = _knob(None, low=1)
     checkpoint_minutes: float = _knob(2.0, low=0.0)
 

@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
 import torch
@@ -30,6 +30,7 @@ from cascadexml.heads import Head, pick_shortlist, shortlist_loss
 from cascadexml.tree import LabelTree
 
 KIND, VERSION = "cascadexml.model", 1
+T = TypeVar("T")
 
 # The paper's taps, for 12 layers: the coarsest resolution reads two layers, the labels read the last.
 PAPER_TAPS = {3: ((7, 8), (10,), (12,)), 4: ((5, 6), (8,), (10,), (12,))}
@@ -74,25 +75,46 @@ def derive_config(settings: TrainSettings, depth: int, tree: LabelTree) -> Model
     """
     R = len(tree.levels) + 1
     taps = tuple(map(tuple, settings.taps)) if settings.taps is not None else default_taps(depth, R)
-    dropout = settings.dropout or PAPER_DROPOUT.get(R) or tuple(np.linspace(0.2, 0.5, R).tolist() if R > 1 else [0.5])
+    dropout = settings.dropout or PAPER_DROPOUT.get(R) or np.linspace(0.2, 0.5, R).tolist()
     shortlist = settings.shortlist or [
         min(C, K) for C, K in zip(tree.levels, (*PAPER_SHORTLISTS, *[PAPER_SHORTLISTS[-1]] * R), strict=False)
     ]
-    for name, values, expected in (
-        ("taps", taps, R),
-        ("dropout", dropout, R),
-        ("shortlist", shortlist, R - 1),
-        ("loss_weights", settings.loss_weights or [1.0] * R, R),
-    ):
-        if len(values) != expected:
-            raise ConfigError(
-                f"train.{name} has {len(values)} values, expected {expected}: the label tree has {R} resolutions "
-                f"(clusters {list(tree.levels)}, then labels); change train.{name} or cluster.levels."
-            )
+    _one_a_resolution("taps", taps, R, tree)
+    return ModelConfig(
+        _within(taps, depth),
+        tuple(_one_a_resolution("dropout", dropout, R, tree)),
+        tuple(_one_a_resolution("shortlist", shortlist, R - 1, tree)),
+        settings.pooling,
+        settings.score,
+    )
+
+
+def derive_loss_weights(settings: TrainSettings, tree: LabelTree) -> list[float]:
+    """The weight of each of the R resolutions' losses; 1 where the settings leave it open.
+
+    Raises:
+        ConfigError: there is neither one value nor one a resolution.
+    """
+    return list(_one_a_resolution("loss_weights", settings.loss_weights or [1.0], len(tree.levels) + 1, tree))
+
+
+def _one_a_resolution(name: str, values: Sequence[T], expected: int, tree: LabelTree) -> Sequence[T]:
+    """A single number holds for all resolutions; a list of another length than expected is refused."""
+    if len(values) == 1 and not isinstance(values[0], Sequence):
+        return [values[0]] * expected
+    if len(values) != expected:
+        raise ConfigError(
+            f"train.{name} has {len(values)} values, expected {expected}: the label tree has {len(tree.levels) + 1} "
+            f"resolutions (clusters {list(tree.levels)}, then labels); change train.{name} or cluster.levels."
+        )
+    return values
+
+
+def _within(taps: tuple[tuple[int, ...], ...], depth: int) -> tuple[tuple[int, ...], ...]:
     for layers in taps:
         if not layers or not all(1 <= layer <= depth for layer in layers):
             raise ConfigError(f"train.taps has {list(layers)}, expected layers from 1 to {depth}, the encoder's depth.")
-    return ModelConfig(taps, tuple(dropout), tuple(shortlist), settings.pooling, settings.score)
+    return taps
 
 
 @dataclass(frozen=True)

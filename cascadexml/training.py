@@ -27,7 +27,7 @@ from cascadexml.distributed import Group, joined
 from cascadexml.encoders import load_encoder
 from cascadexml.errors import TrainingError
 from cascadexml.metrics import document_metrics, inverse_propensities, metric_of
-from cascadexml.model import CascadeXML, LevelPositives, derive_config
+from cascadexml.model import CascadeXML, LevelPositives, derive_config, derive_loss_weights
 from cascadexml.optim import Schedule, build_optimizer
 from cascadexml.predictor import is_out_of_memory, pick_device, rank_tokens
 from cascadexml.progress import Progress, silent
@@ -72,7 +72,7 @@ def fit(
     micro-batches, so the result is that of one process up to the order of floating-point sums.
 
     Args:
-        corpus: with splits `train` and, for selection, `dev`.
+        corpus: with splits `train` and, for selection, `dev`; without documents in dev the last weights are kept.
         tokens: a token store for each of these splits.
         tree: the label tree over the corpus's L labels.
         encoder: which transformer to start from.
@@ -140,6 +140,7 @@ class Trainer:
     ) -> None:
         self.corpus, self.tokens, self.settings, self.seed = corpus, tokens, settings, seed
         self.device, self.group = device, group
+        self.selects = len(tokens.get("dev", ())) > 0
         self.progress = progress if group.leads else silent
         self.tell = record
         self.curves: list[tuple[int, Mapping[str, float]]] = []
@@ -161,7 +162,7 @@ class Trainer:
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = build_optimizer(self.model.encoder, self.model.learned_from_scratch, settings)
         self.positives = LevelPositives(corpus.splits["train"].Y, tree)
-        self.loss_weights = torch.tensor(settings.loss_weights or [1.0] * len(self.model.heads), device=device)
+        self.loss_weights = torch.tensor(derive_loss_weights(settings, tree), device=device)
         bf16 = settings.precision == "bf16" or (
             settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
         )
@@ -210,7 +211,7 @@ class Trainer:
                         self.progress,
                     )
                 self.group.copy_from_lead(self.model)
-        if self.steps == 0 and "dev" in self.tokens:
+        if self.steps == 0 and self.selects:
             return self._evaluate(Position())
         return Position()
 
@@ -235,7 +236,7 @@ class Trainer:
                 now = time.monotonic()
                 self._log(position.step, losses, documents, now - logged)
                 losses, documents, logged = torch.zeros_like(losses), 0, now
-            if "dev" in self.tokens and (position.step % interval == 0 or position.step == self.steps):
+            if self.selects and (position.step % interval == 0 or position.step == self.steps):
                 position = self._evaluate(position)
             # Only where the losses have just been reported, so that no sum under way needs keeping.
             due = step_is_reported and time.monotonic() - saved >= 60 * self.settings.checkpoint_minutes

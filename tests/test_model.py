@@ -15,7 +15,7 @@ from torch.nn import functional
 from cascadexml.config import TrainSettings
 from cascadexml.encoders import load_encoder
 from cascadexml.errors import ConfigError, FormatError
-from cascadexml.model import CascadeXML, LevelPositives, default_taps, derive_config
+from cascadexml.model import CascadeXML, LevelPositives, default_taps, derive_config, derive_loss_weights
 from cascadexml.tree import LabelTree, build_tree
 from tests.tiny_encoders import ARCHITECTURES, make_tiny_encoder
 
@@ -191,14 +191,22 @@ def test_default_taps_rise_to_the_last_layer_and_are_the_papers_at_depth_12(dept
     [
         ({"taps": [[1], [9], [4]]}, r"train\.taps.*1 to 4"),
         ({"taps": [[4]]}, r"train\.taps has 1 values, expected 3"),
-        ({"dropout": [0.1]}, r"train\.dropout"),
+        ({"dropout": [0.1, 0.2]}, r"train\.dropout"),
         ({"shortlist": [1, 2, 3]}, r"train\.shortlist has 3 values, expected 2"),
-        ({"loss_weights": [1.0]}, r"train\.loss_weights"),
     ],
 )
 def test_lists_that_do_not_fit_are_refused_by_name(knobs: dict[str, object], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         derive_config(TrainSettings(**knobs), 4, make_tree([2, 8]))
+
+
+def test_one_number_holds_for_every_resolution() -> None:
+    config = derive_config(TrainSettings(dropout=[0.1], shortlist=[2]), 4, make_tree([2, 8]))
+    assert (config.dropout, config.shortlist) == ((0.1, 0.1, 0.1), (2, 2))
+    assert derive_loss_weights(TrainSettings(loss_weights=[0.5]), make_tree([2, 8])) == [0.5] * 3
+    assert derive_loss_weights(TrainSettings(), make_tree([2, 8])) == [1.0] * 3
+    with pytest.raises(ConfigError, match=r"train\.loss_weights has 2 values, expected 3"):
+        derive_loss_weights(TrainSettings(loss_weights=[1.0, 2.0]), make_tree([2, 8]))
 
 
 def test_positives_of_a_batch_are_those_of_the_label_matrix() -> None:

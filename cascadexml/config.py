@@ -95,7 +95,7 @@ class ClusterSettings:
     `top_features`: features kept a label. `hops` and `restart`: the label-graph walk; 0 hops means no smoothing.
     """
 
-    levels: list[int] | None = _knob(None, low=1)
+    levels: list[int] | None = _knob(None, low=2)
     leaf_size: int = _knob(8, low=1)
     ngrams: int = _knob(1, low=1, high=3)
     min_df: int = _knob(2, low=1)
@@ -263,7 +263,8 @@ def _check_together(settings: Settings, file: str) -> None:
     resolutions = {
         f"train.{name}": len(values) + more
         for name, more in (("taps", 0), ("dropout", 0), ("loss_weights", 0), ("shortlist", 1))
-        if (values := getattr(train, name)) is not None
+        # One number holds for all resolutions, however many there are; a list of layers is that of one resolution.
+        if (values := getattr(train, name)) is not None and (len(values) > 1 or name == "taps")
     }
     if levels is not None:
         resolutions["cluster.levels"] = len(levels) + 1

@@ -16,7 +16,7 @@ from cascadexml.calibration import Calibration
 from cascadexml.corpus import Corpus
 from cascadexml.errors import DataError, FormatError
 from cascadexml.vocabulary import Vocabulary
-from tests.tiny_artifacts import MAX_LENGTH, pack_again, pack_tiny, tiny_metrics
+from tests.tiny_artifacts import MAX_LENGTH, SETTINGS, pack_again, pack_tiny, tiny_metrics
 
 
 @pytest.fixture(scope="module")
@@ -201,7 +201,7 @@ def test_the_model_card_is_filled_from_the_run(packed: Path, small_corpus: Corpu
         "| tail | 7 | 9 | 12.50 (10.00 to 15.00) |",
         "threshold 0.2500",
         "train 300, dev 60, test 60",
-        '"encoder_lr": 0.0001',
+        f'"encoder_lr": {SETTINGS.train.encoder_lr}',
         small_corpus.fingerprint,
         "Predictor.load(",
     ):

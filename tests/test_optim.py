@@ -15,7 +15,7 @@ def test_rate_rises_stays_flat_and_falls_to_nearly_zero_while_beta1_goes_the_oth
     factors = [schedule.factor(step) for step in range(100)]
     assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
     assert factors[10:70] == [1.0] * 60
-    assert all(a > b for a, b in itertools.pairwise(factors))
+    assert all(a > b for a, b in itertools.pairwise(factors[70:]))
     assert 0 < factors[-1] < 0.01
     assert schedule.beta1(40) == pytest.approx(0.85)
     assert schedule.beta1(99) == pytest.approx(0.95, abs=1e-3)

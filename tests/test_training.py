@@ -41,14 +41,14 @@ def test_training_learns_what_it_is_shown_and_keeps_the_best(
     prepared: Path, tmp_path: Path, small_corpus: Corpus
 ) -> None:
     seen: list[tuple[int, Mapping[str, float]]] = []
-    knobs = {"epochs": 20, "dropout": [0.0] * 3, "encoder_dropout": 0.0, "select": "P@1"}
+    knobs = {"epochs": 40, "dropout": [0.0], "encoder_dropout": 0.0, "select": "P@1"}
     result = train(prepared, tmp_path / "model", dev="train", record=lambda s, f: seen.append((s, f)), **knobs)
     levels = [figures for _, figures in seen if "loss/total" in figures]
     assert levels[-1]["loss/total"] < 0.2 * levels[0]["loss/total"]
     for figures in levels:
         assert figures["loss/total"] == pytest.approx(sum(figures[f"loss/level_{r}"] for r in range(3)), rel=1e-5)
     dev = [figures["dev/P@1"] for _, figures in seen if "dev/P@1" in figures]
-    assert (result.steps, len(dev), result.best) == (200, 20, max(dev))
+    assert (result.steps, len(dev), result.best) == (400, 40, max(dev))
 
     model = CascadeXML.load(tmp_path / "model")
     store = TokenStore.open(prepared / "tokens" / "train")
@@ -177,13 +177,14 @@ def test_training_stops_early_when_dev_gains_nothing(prepared: Path, tmp_path: P
     assert (result.steps, result.best_step) == (30, 10)
 
 
-def test_centroids_rank_well_before_any_step(prepared: Path, tmp_path: Path) -> None:
-    # Even a random encoder separates texts a little; random rows rank no better than chance.
-    started = train(prepared, tmp_path / "a" / "model", epochs=0.0, head_init="centroid", select="R@20", pooling="mean")
-    chance = train(prepared, tmp_path / "b" / "model", epochs=0.0, head_init="xavier", select="R@20", pooling="mean")
+def test_centroids_rank_their_own_documents_before_any_step(prepared: Path, tmp_path: Path) -> None:
+    # Even a random encoder places a text near the mean of its label's texts; random rows rank no better than chance.
+    knobs = {"epochs": 0.0, "select": "P@1", "pooling": "mean"}
+    started = train(prepared, tmp_path / "a" / "model", dev="train", head_init="centroid", **knobs)
+    chance = train(prepared, tmp_path / "b" / "model", dev="train", head_init="xavier", **knobs)
     assert started.steps == 0
     assert started.best is not None and chance.best is not None
-    assert started.best > 2 * chance.best
+    assert started.best > 0.5 > 10 * chance.best
 
 
 def test_frozen_layers_keep_their_weights(prepared: Path, tmp_path: Path) -> None:

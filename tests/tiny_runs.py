@@ -24,6 +24,7 @@ KNOBS: dict[str, Any] = {
     "head_lr": 1e-2,
     "warmup_epochs": 0.2,
     "cosine_epochs": 0.5,
+    "evaluations_per_epoch": 1,
     "device": "cpu",
 }
 

@@ -23,7 +23,7 @@ def test_trains_packs_and_predicts_what_it_was_shown(
 ) -> None:
     prepare(tmp_path, small_corpus, architecture)
     knobs = {"epochs": 20, "dropout": [0.0] * 3, "encoder_dropout": 0.0, "select": "P@1", "pooling": pooling}
-    result = train(tmp_path, tmp_path / "model", dev="train", evaluations_per_epoch=1, **knobs)
+    result = train(tmp_path, tmp_path / "model", dev="train", **knobs)
     pack_again(tmp_path / "artifact", tmp_path, small_corpus, max_length=32)
     shown = small_corpus.splits["train"]
     predictions = Predictor.load(tmp_path / "artifact", device="cpu").predict(shown.texts, top_k=1)

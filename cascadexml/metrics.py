@@ -285,6 +285,7 @@ def paired_bootstrap(
     """Compare two rankers on the same documents by resampling documents: figure of `a` minus figure of `b`.
 
     The p-value is twice the smaller share of resamples on one side of 0 (a resample at 0 counts on both), at most 1.
+    The data themselves count as one resample on either side, so that a p-value is never 0 (Phipson and Smyth, 2010).
 
     Args:
         a: (N,) or (N, M) values of one ranker.
@@ -296,7 +297,7 @@ def paired_bootstrap(
     below = np.ones_like(a) if denominators is None else denominators
     figures = _resampled(a - b, samples, seed, below)
     low, high = np.percentile(figures, [2.5, 97.5], axis=0)
-    one_sided = np.minimum(np.mean(figures <= 0, axis=0), np.mean(figures >= 0, axis=0))
+    one_sided = (1 + np.minimum(np.sum(figures <= 0, axis=0), np.sum(figures >= 0, axis=0))) / (samples + 1)
     difference = _divide(np.sum(a - b, axis=0), np.sum(below, axis=0))
     return Difference(difference, low, high, np.minimum(2 * one_sided, 1.0))
 

@@ -25,7 +25,20 @@ def command(*arguments: object) -> list[str]:
 
 def start(repo_root: Path, *arguments: object) -> "subprocess.Popen[str]":
     pipe = subprocess.PIPE
-    return subprocess.Popen(command(*arguments), stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=repo_root)
+    return subprocess.Popen(
+        command(*arguments),
+        stdin=pipe,
+        stdout=pipe,
+        stderr=pipe,
+        text=True,
+        cwd=repo_root,
+        preexec_fn=_as_at_a_terminal,
+    )
+
+
+def _as_at_a_terminal() -> None:
+    # A shell that runs the tests in the background has its children ignore interrupts, and they pass that on.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_a_pipe_is_answered_line_by_line(artifact: Path, repo_root: Path) -> None:

@@ -79,9 +79,10 @@ def test_what_is_not_there_or_not_allowed_is_refused(s3_server, bucket, tmp_path
 
 @contextlib.contextmanager
 def breaking_proxy(port: int, break_after: int, breaks: int) -> Iterator[tuple[int, list[int], list[int]]]:
-    """A TCP proxy to `port` that resets the first `breaks` connections that bring back over `break_after` bytes.
+    """A TCP proxy to `port` that ends the first `breaks` connections that bring back over `break_after` bytes.
 
-    Gives its own port, how many resets are left, and the first byte of each range that was asked for.
+    The last of them it resets, which may take with it all that the client has not read yet; the others it closes.
+    Gives its own port, how many breaks are left, and the first byte of each range that was asked for.
     """
     left, asked = [breaks], list[int]()
     listener = socket.create_server(("127.0.0.1", 0))
@@ -95,7 +96,8 @@ def breaking_proxy(port: int, break_after: int, breaks: int) -> Iterator[tuple[i
                     asked.extend(int(start) for start in re.findall(rb"(?i)range: bytes=(\d+)-", data))
                 if is_answer and carried > break_after and left[0] > 0:
                     left[0] -= 1
-                    sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+                    if left[0] == 0:
+                        sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
                     break
                 sink.sendall(data)
         for end in (source, sink):
@@ -126,7 +128,7 @@ def test_a_broken_connection_is_resumed(s3_server, bucket, tmp_path, monkeypatch
         assert fetch(f"s3://{bucket}/train.jsonl", tmp_path).read_bytes() == content
     assert left == [0]
     broken_at = [record.args[1] for record in caplog.records if "broke off" in record.message]
-    # A reset may take with it what the second connection brought, so the second break can be at the same byte.
+    # The reset may take with it what the second connection brought, so the second break can be at the same byte.
     assert len(broken_at) == 2
     assert asked == broken_at
     assert 0 < broken_at[0] <= broken_at[1]

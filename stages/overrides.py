@@ -65,29 +65,37 @@ def merge(base: MutableMapping[str, Any], overlay: Mapping[str, Any]) -> None:
             base[key] = value
 
 
+def apply(params: Path, settings: Sequence[str], preset: Path | None = None, source: str | None = None) -> None:
+    """Write a preset, a source and key=value settings into params.yaml, in this order, after checking the whole.
+
+    Raises:
+        ConfigError: anything is wrong; params.yaml stays as it was.
+    """
+    overlays: list[Mapping[str, Any]] = [read(preset)] if preset else []
+    if source:
+        # The shell leaves the ~ of SOURCE=~/folder to us; Path would eat one slash of an address.
+        overlays.append({"download": {"source": source if "://" in source else str(Path(source).expanduser())}})
+    overlays.extend(map(assignment, settings))
+    tree = read(params)
+    for overlay in overlays:
+        merge(tree, overlay)
+    text = io.StringIO()
+    ruamel.dump(tree, text)
+    settings_from(yaml.safe_load(text.getvalue()), str(params))
+    if overlays:
+        with beside(params) as new:
+            new.write_text(text.getvalue(), encoding="utf-8")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Give the exit code; an error of the user is one line on stderr and leaves params.yaml as it was."""
-    params = Path("params.yaml")
     parser = argparse.ArgumentParser(prog="python -m stages.overrides", description=__doc__)
     parser.add_argument("--preset", type=Path, metavar="FILE", help="laid over params.yaml, such as those in params/")
     parser.add_argument("--source", metavar="PATH_OR_URL", help="sets download.source")
     parser.add_argument("settings", nargs="*", metavar="key=value", help="such as train.epochs=1")
     arguments = parser.parse_args(argv)
     try:
-        overlays: list[Mapping[str, Any]] = [read(arguments.preset)] if arguments.preset else []
-        if source := arguments.source:
-            # The shell leaves the ~ of SOURCE=~/folder to us; Path would eat one slash of an address.
-            overlays.append({"download": {"source": source if "://" in source else str(Path(source).expanduser())}})
-        overlays.extend(map(assignment, arguments.settings))
-        tree = read(params)
-        for overlay in overlays:
-            merge(tree, overlay)
-        text = io.StringIO()
-        ruamel.dump(tree, text)
-        settings_from(yaml.safe_load(text.getvalue()), str(params))
-        if overlays:
-            with beside(params) as new:
-                new.write_text(text.getvalue(), encoding="utf-8")
+        apply(Path("params.yaml"), arguments.settings, arguments.preset, arguments.source)
     except CascadeXMLError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         return 1

@@ -11,14 +11,17 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export SOURCE PRESET
 
-.PHONY: help setup run test lint unit integration lock clean
+.PHONY: help setup up down env run test lint unit integration lock clean
 .DEFAULT_GOAL := help
 
 help:
-	@echo 'make run      set up if needed, run the pipeline, print the results; optional:'
+	@echo 'make run      set up and start the services if needed, run the pipeline, publish, print the results; optional:'
 	@echo '                SOURCE=PATH_OR_URL      your own data (docs/own-data.md)'
 	@echo '                PRESET=params/FILE      settings for a known data set (docs/presets.md)'
 	@echo '                SET="key=value ..."     any setting of params.yaml (docs/reference-params.md)'
+	@echo 'make up       start the local S3 store, Prefect server and worker, deploy the flows (docs/local-services.md)'
+	@echo 'make down     stop them; their data stay in .local for the next make up'
+	@echo 'make env      print what your shell needs to reach them: eval "$$(make -s env)"'
 	@echo 'make test     set up if needed, then lint, types, unit and integration tests'
 	@echo 'make lint     the formatter, the linter and the type checker only; likewise make unit, make integration'
 	@echo 'make setup    only make .venv from requirements.lock'
@@ -44,8 +47,18 @@ $(INSTALLED): requirements.lock
 
 run: setup
 	@set -f; .venv/bin/python -m stages.overrides $${PRESET:+--preset} $${PRESET:+"$$PRESET"} $${SOURCE:+--source} $${SOURCE:+"$$SOURCE"} -- $(SET)
-	.venv/bin/dvc repro
-	@.venv/bin/python -m stages.summary
+	@$(MAKE) up
+	@.venv/bin/python -m flows.services run -- python -m flows.pipeline
+	@.venv/bin/python -m flows.services run -- python -m stages.summary
+
+up: setup
+	@.venv/bin/python -m flows.services up
+
+down: setup
+	@.venv/bin/python -m flows.services down
+
+env: setup
+	@.venv/bin/python -m flows.services env
 
 test: setup
 	@$(MAKE) lint

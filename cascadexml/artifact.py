@@ -8,6 +8,7 @@
     label_counts.npy     how many training documents each label has, which propensities are made of
     calibration.json     score → probability, and the threshold chosen on dev
     metrics.json         the evaluation on test, with intervals and baselines
+    reference/           what held-out records look like to the model (`cascadexml.reference`); may be missing
 
 Nothing here executes when it is loaded. The same inputs give the same bytes: there is no time stamp.
 """
@@ -29,6 +30,7 @@ from cascadexml import bundle
 from cascadexml.calibration import Calibration
 from cascadexml.errors import DataError, FormatError
 from cascadexml.model_card import render
+from cascadexml.progress import Progress, silent
 from cascadexml.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -83,6 +85,12 @@ class Artifact:
         """Tokens that a text is cut to, special ones included."""
         return int(self.meta["max_length"])
 
+    @property
+    def reference(self) -> Path | None:
+        """The folder of the reference that batches are compared with, for `Reference.load`; None without one."""
+        folder = self.path / "reference"
+        return folder if (folder / bundle.MANIFEST).is_file() else None
+
     def vocabulary(self) -> Vocabulary:
         """The labels, whose rows the model's labels are."""
         return Vocabulary.load(self.path / "vocabulary.json")
@@ -113,6 +121,7 @@ def pack(
     calibration: Calibration,
     metrics: Mapping[str, Any],
     origin: Origin,
+    reference: Path | None = None,
 ) -> None:
     """Write an artifact to `path`, whole or not at all; one that lies there is replaced.
 
@@ -126,14 +135,17 @@ def pack(
         calibration: fitted on dev.
         metrics: the evaluation on test, as `data/reports/metrics.json` holds it.
         origin: where all this comes from.
+        reference: a bundle that `Reference.save` wrote, or None to leave it out.
 
     Raises:
-        FormatError: `model` is no model bundle.
+        FormatError: `model` is no model bundle, or `reference` no reference bundle.
         DataError: `label_counts` has not one count a label.
     """
     if label_counts.shape != (len(vocabulary),):
         raise DataError(f"label_counts has shape {label_counts.shape}, expected ({len(vocabulary)},): one a label.")
     bundle.read_bundle(model, "cascadexml.model", sys.maxsize, digests=False)
+    if reference is not None:
+        bundle.read_bundle(reference, "cascadexml.reference", sys.maxsize, digests=False)
     encoder = json.loads((model / "encoder.json").read_text(encoding="utf-8"))
     meta = {
         **asdict(origin),
@@ -148,6 +160,8 @@ def pack(
     with bundle.writing(path, KIND, VERSION, meta) as folder:
         # copyfile, because files in DVC's cache are read-only and a copy of their mode would be too.
         shutil.copytree(model, folder / "model", copy_function=shutil.copyfile)
+        if reference is not None:
+            shutil.copytree(reference, folder / "reference", copy_function=shutil.copyfile)
         tokenizer.save_pretrained(folder / "tokenizer")
         # The Auto classes look for the architecture's name here when the tokenizer's own files do not settle its class.
         shutil.copyfile(model / "encoder.json", folder / "tokenizer" / "config.json")
@@ -162,8 +176,11 @@ def pack(
 def open_artifact(path: str | Path) -> Artifact:
     """Verify every byte of the artifact at `path`, and give its parts.
 
+    Args:
+        path: its folder, or a place that `resolve` knows.
+
     Raises:
-        DataError: the place cannot be read from, see `resolve`.
+        DataError, RegistryError: the place cannot be read from, see `resolve`.
         FormatError: it is truncated, tampered with, of another kind or of a newer format.
     """
     found = bundle.read_bundle(resolve(path), KIND, VERSION)
@@ -175,14 +192,26 @@ def open_artifact(path: str | Path) -> Artifact:
     return Artifact(found.path, found.meta, found.fingerprint, size)
 
 
-def resolve(path: str | Path) -> Path:
+def resolve(path: str | Path, progress: Progress = silent) -> Path:
     """The local folder that stands for `path`. All places that an artifact may be named by are known here.
 
+    Args:
+        path: a folder, or `s3://bucket/prefix/name@ref` in a registry, where `ref` is an alias (champion if it is left
+            out) or a version: that one is pulled into the cache, unless it is there.
+        progress: called with ("pull", bytes done, bytes in all, {}).
+
     Raises:
-        DataError: `path` is a URI of an object store, which this version cannot read.
+        DataError: `path` is a URI of another kind.
+        RegistryError: the registry cannot be read, or has no such model.
+        FormatError: what lies there is damaged or, with `CASCADEXML_VERIFY_KEY` set, not signed.
     """
+    if str(path).startswith("s3://"):
+        from cascadexml.registry import Registry, parse_uri
+
+        uri = parse_uri(str(path))
+        return Registry(uri.registry).pull(uri.name, uri.ref, progress=progress)
     if "://" in str(path):
-        raise DataError(f"{path} is not a local folder: fetch the artifact's folder first, then give its path.")
+        raise DataError(f"{path} is no place for artifacts: expected a folder, or s3://bucket/prefix/name@champion.")
     return Path(path)
 
 

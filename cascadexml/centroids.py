@@ -37,8 +37,7 @@ def start_at_centroids(
     model.eval()
     device = next(model.parameters()).device
     N = tokens.lengths.size
-    sample = np.sort(np.random.default_rng(seed).permutation(N)[:SAMPLE])
-    sampled = _vectors(model, tokens, sample, batch_size)
+    sampled = sample_vectors(model, tokens, batch_size, seed)
     means = [x.mean(0) for x in sampled]
     spreads = [(x - mean).norm(dim=1).mean().clamp(min=1e-6) for x, mean in zip(sampled, means, strict=True)]
     sums = [torch.zeros_like(head.weight, dtype=torch.float32) for head in model.heads]
@@ -60,7 +59,10 @@ def start_at_centroids(
         head.start_at(rows_of_head, bias)
 
 
-def _vectors(model: CascadeXML, tokens: TokenStore, rows: np.ndarray, batch_size: int) -> list[Tensor]:
+@torch.no_grad()
+def sample_vectors(model: CascadeXML, tokens: TokenStore, batch_size: int, seed: int) -> list[Tensor]:
+    """Each resolution's (n, d) float32 vectors of n = min(1024, N) documents drawn by the seed."""
+    rows = np.sort(np.random.default_rng(seed).permutation(tokens.lengths.size)[:SAMPLE])
     device = next(model.parameters()).device
     parts = []
     for chunk in length_bucketed(tokens.lengths[rows], batch_size):

@@ -1,4 +1,4 @@
-"""The command line: `cascadexml predict`, `evaluate` and `info`.
+"""The command line: `cascadexml predict`, `evaluate`, `info` and `registry`, whose commands are in `registry_cli`.
 
 Exit codes: 0 all went well, 1 a failure (one line on stderr says which), 2 wrong usage, 130 interrupted.
 """
@@ -21,7 +21,7 @@ from itertools import tee
 from pathlib import Path
 from typing import Any, BinaryIO, TextIO, cast
 
-from cascadexml import __version__
+from cascadexml import __version__, registry_cli
 from cascadexml.bundle import beside
 from cascadexml.errors import CascadeXMLError, DataError
 
@@ -38,6 +38,7 @@ examples:
   echo "Hydrogen storage in metal hydrides" | cascadexml predict data/models/artifact
   cascadexml predict data/models/artifact --input records.jsonl --output labels.jsonl --top-k 10
   cascadexml predict data/models/artifact --threshold tuned < titles.txt
+  cascadexml predict s3://cascadexml/models/tib-subjects@champion < titles.txt
 """
 EVALUATE = """\
 Rank the labels of records whose labels are known and print how right the ranking is: precision, recall, F1, nDCG
@@ -98,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         added.set_defaults(run=run)
-        added.add_argument("path", metavar="PATH", help="the artifact's folder")
+        added.add_argument("path", metavar="PATH", help="the artifact's folder, or s3://bucket/prefix/name@champion")
         added.add_argument("-v", "--verbose", action="store_true", help="say on stderr what is being done")
         return added
 
@@ -133,6 +134,7 @@ def _parser() -> argparse.ArgumentParser:
     info = command("info", _info, INFO, INFO_EXAMPLES)
     for with_figures in (evaluate, info):
         with_figures.add_argument("--json", action="store_true", help="write JSON instead of a table")
+    registry_cli.add_to(commands)
     return parser
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cascadexml.errors import ConfigError
+from cascadexml.judgement import guard_of
 from cascadexml.metrics import metric_of
 
 
@@ -52,6 +53,14 @@ class SplitSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AcceptedSettings:
+    """Shares of the records of accepted batches that are held out, by a hash of the id."""
+
+    dev: float = _knob(0.1, low=0.0, high=0.5)
+    test: float = _knob(0.2, low=0.0, high=0.5)
+
+
+@dataclass(frozen=True, kw_only=True)
 class DownloadSettings:
     """Where the records come from and how to read them."""
 
@@ -62,6 +71,7 @@ class DownloadSettings:
     label_separator: str = ";"
     split: SplitSettings = field(default_factory=SplitSettings)
     limit: int | None = _knob(None, low=1)
+    accepted: AcceptedSettings = field(default_factory=AcceptedSettings)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,8 +125,10 @@ class TrainSettings:
     half an epoch.
     `batch_size` is global: it is cut into micro-batches of `micro_batch_size`, shared among processes.
     `head_init: centroid` starts each classifier row at the mean vector of its label's documents.
+    `warm_start` starts from the weights and the tree of an earlier model, whatever `head_init` says.
     """
 
+    warm_start: bool = False
     epochs: float = _knob(1.0, low=0.0, high=1000)
     batch_size: int = _knob(32, low=1)
     micro_batch_size: int = _knob(32, low=1)
@@ -173,6 +185,80 @@ class PackageSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DriftSettings:
+    """When a batch of new records counts as drifted, and when it is not fit to learn from.
+
+    A check fails when its effect is above its threshold and its p-value below `alpha`; `min_failed` failed checks make
+    a drift. The knobs from `min_records` on decide on quarantine.
+    """
+
+    batch: str = "data/sample/incoming/2022-2025.jsonl.xz"
+    metadata: list[str] = _knob(["type"])
+    reference_records: int | None = _knob(5000, low=50)
+    alpha: float = _knob(0.001, low=0.0, high=0.5)
+    min_failed: int = _knob(3, low=1)
+    max_text_shift: float = _knob(0.15, low=0.0)
+    max_score_shift: float = _knob(0.15, low=0.0)
+    max_auc: float = _knob(0.6, low=0.5, high=1.0)
+    max_metadata_distance: float = _knob(0.1, low=0.0, high=1.0)
+    max_label_excess: float = _knob(0.04, low=0.0, high=1.0)
+    max_unseen_excess: float = _knob(0.01, low=0.0, high=1.0)
+    max_quality_fall: float = _knob(0.04, low=0.0, high=1.0)
+    draws: int = _knob(1000, low=10)
+    min_records: int = _knob(50, low=1)
+    max_refused_share: float = _knob(0.1, low=0.0, high=1.0)
+    max_duplicate_share: float = _knob(0.1, low=0.0, high=1.0)
+    max_damaged_share: float = _knob(0.2, low=0.0, high=1.0)
+    max_length_ratio: float = _knob(3.0, low=1.0)
+    max_unseen_share: float = _knob(0.5, low=0.0, high=1.0)
+    min_quality_share: float = _knob(0.25, low=0.0, high=1.0)
+    report_rows: int = _knob(500, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeSettings:
+    """When a challenger takes the champion's place.
+
+    `guards`: metrics that may not fall, also recall on one bin of labels, as "tail:R@20". `slices`: metadata columns
+    on each of whose values `metric` may not fall.
+    """
+
+    metric: str = "nDCG@5"
+    margin: float = _knob(0.0, low=0.0, high=1.0)
+    confidence: float = _knob(0.95, low=0.5, high=0.999)
+    guards: list[str] = _knob(["PSP@5", "tail:R@20"])
+    max_fall: float = _knob(0.01, low=0.0, high=1.0)
+    slices: list[str] = _knob(["type", "batch"])
+    min_slice: int = _knob(250, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RetrainSettings:
+    """How a challenger that starts from the champion is trained: `settings` are key=value pairs over all others."""
+
+    settings: list[str] = _knob(["train.epochs=0.5"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class RegistrySettings:
+    """The model registry in S3. Endpoint and credentials are never here: boto3 finds them in the environment.
+
+    Each request is tried `attempts` times with the two timeouts, so that no server can hold a caller for long.
+    """
+
+    uri: str = "s3://cascadexml/models"
+    encryption: Literal["none", "AES256", "aws:kms"] = "none"
+    kms_key_id: str | None = None
+    object_lock_days: int = _knob(0, low=0, high=36500)
+    sign_key: str | None = None
+    verify_key: str | None = None
+    connect_timeout: float = _knob(5.0, low=0.1, high=600)
+    read_timeout: float = _knob(20.0, low=0.1, high=600)
+    attempts: int = _knob(4, low=1, high=20)
+    workers: int = _knob(8, low=1, high=64)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Settings:
     """All of params.yaml: the seed of everything random, and one section a stage."""
 
@@ -185,6 +271,10 @@ class Settings:
     train: TrainSettings = field(default_factory=TrainSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     package: PackageSettings = field(default_factory=PackageSettings)
+    registry: RegistrySettings = field(default_factory=RegistrySettings)
+    drift: DriftSettings = field(default_factory=DriftSettings)
+    retrain: RetrainSettings = field(default_factory=RetrainSettings)
+    judge: JudgeSettings = field(default_factory=JudgeSettings)
 
 
 def load_settings(path: Path) -> Settings:
@@ -237,6 +327,12 @@ def _check_together(settings: Settings, file: str) -> None:
         f"download.split.dev + download.split.test is {split.dev + split.test:g}, expected less than 1: "
         "something must be left to train on.",
     )
+    held_out = download.accepted.dev + download.accepted.test
+    require(
+        held_out < 1,
+        f"download.accepted.dev + download.accepted.test is {held_out:g}, expected less than 1: "
+        "something must be left to train on.",
+    )
     require(
         split.method == "hash" or split.column is not None,
         f"download.split.column is null, expected a column's name: download.split.method {split.method!r} reads it.",
@@ -278,10 +374,40 @@ def _check_together(settings: Settings, file: str) -> None:
         evaluate.ks == sorted(set(evaluate.ks)) and bool(evaluate.ks) and evaluate.ks[-1] <= evaluate.top_k,
         f"evaluate.ks is {evaluate.ks}, expected rising cut-offs, at most evaluate.top_k, {evaluate.top_k}.",
     )
+    registry = settings.registry
+    require(
+        re.fullmatch(r"s3://[^/@]+(/[^/@]+)*", registry.uri) is not None,
+        f"registry.uri is {registry.uri!r}, expected s3://bucket/prefix.",
+    )
+    require(
+        registry.kms_key_id is None or registry.encryption == "aws:kms",
+        f"registry.kms_key_id is set, but registry.encryption is {registry.encryption}: expected aws:kms.",
+    )
     require(
         evaluate.torso < evaluate.head,
         f"evaluate.torso is {evaluate.torso}, expected less than evaluate.head, {evaluate.head}.",
     )
+    _check_judge(settings, file)
+    drift = settings.drift
+    require(bool(drift.batch), "drift.batch is empty, expected a file, a folder or an address.")
+    require(
+        1 / (drift.draws + 1) < drift.alpha,
+        f"drift.draws is {drift.draws}: no p-value of so many draws is below drift.alpha, {drift.alpha:g}.",
+    )
+
+
+def _check_judge(settings: Settings, file: str) -> None:
+    judge, top_k = settings.judge, settings.evaluate.top_k
+    for key, names in (("metric", [judge.metric]), ("guards", judge.guards)):
+        for name in names:
+            try:
+                bin_, _, k = guard_of(name)
+            except ConfigError as error:
+                raise ConfigError(f"{file}: judge.{key}: {error}") from None
+            if bin_ is not None and key == "metric":
+                raise ConfigError(f"{file}: judge.metric is {name!r}, expected a metric of all labels, such as nDCG@5.")
+            if k > top_k:
+                raise ConfigError(f"{file}: judge.{key} names {name!r}, beyond evaluate.top_k, {top_k}: raise that.")
 
 
 def _build(cls: type[Any], values: object, file: str, prefix: str) -> Any:

@@ -31,3 +31,15 @@ class TrainingError(CascadeXMLError):
 
 class PredictionError(CascadeXMLError):
     """Ranking cannot go on: out of memory, or the device asked for is not there."""
+
+
+class RegistryError(CascadeXMLError):
+    """The model registry, or the object store it lies in, cannot do what was asked."""
+
+
+class NotFoundError(RegistryError):
+    """The registry holds no such model, version, alias or record."""
+
+
+class ConflictError(RegistryError):
+    """Somebody else changed the registry first."""

@@ -98,6 +98,17 @@ class Head(nn.Module):
         self.weight.copy_(centroids)
         self.bias.copy_(bias)
 
+    @torch.no_grad()
+    def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the rows (n, d) and biases (n,) of n slots."""
+        return self.weight[slots], self.bias[slots]
+
+    @torch.no_grad()
+    def set_rows(self, slots: Tensor, weight: Tensor, bias: Tensor) -> None:
+        """Set the rows (n, d) and biases (n,) of n slots; the others stay."""
+        self.weight[slots] = weight
+        self.bias[slots] = bias
+
 
 def shortlist_loss(logits: Tensor, targets: Tensor) -> Tensor:
     """Binary cross-entropy with logits, mean over a document's scored slots: (B, S), (B, S) → (B,).

@@ -274,7 +274,7 @@ def bootstrap_intervals(
     Returns:
         The lower and upper ends, each of shape () or (M,).
     """
-    figures = _resampled(values, samples, seed, denominators)
+    figures = resampled(values, samples, seed, denominators)
     low, high = np.percentile(figures, [2.5, 97.5], axis=0)
     return np.asarray(low), np.asarray(high)
 
@@ -295,7 +295,7 @@ def paired_bootstrap(
         denominators: like `a` when figures are ratios of sums; the same for both rankers.
     """
     below = np.ones_like(a) if denominators is None else denominators
-    figures = _resampled(a - b, samples, seed, below)
+    figures = resampled(a - b, samples, seed, below)
     low, high = np.percentile(figures, [2.5, 97.5], axis=0)
     one_sided = (1 + np.minimum(np.sum(figures <= 0, axis=0), np.sum(figures >= 0, axis=0))) / (samples + 1)
     difference = _divide(np.sum(a - b, axis=0), np.sum(below, axis=0))
@@ -410,7 +410,15 @@ def _intervals(ratios: Mapping[str, Ratio], samples: int, seed: int) -> dict[str
     return {name: [float(low[i]), float(high[i])] for i, name in enumerate(ratios)}
 
 
-def _resampled(values: Float64, samples: int, seed: int, denominators: Float64 | None) -> Float64:
+def resampled(values: Float64, samples: int, seed: int, denominators: Float64 | None = None) -> Float64:
+    """The figure of each bootstrap resample of documents: (samples,) for `values` (N,), (samples, M) for (N, M).
+
+    Args:
+        values: as of `bootstrap_intervals`.
+        samples: how many resamples.
+        seed: of the draws.
+        denominators: like `values`; None for means.
+    """
     N = values.shape[0]
     if N == 0:
         raise ValueError("there is no document to draw from")

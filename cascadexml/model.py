@@ -301,7 +301,7 @@ def children_of_levels(tree: LabelTree) -> list[np.ndarray]:
     """For each of the R resolutions, how many children each parent has: [C_0], then (C_r-1,) arrays, int64.
 
     Sizes of levels are powers of two, so between clusters every parent has as many children; only leaf clusters differ,
-    by at most one label.
+    by at most one label in a tree that was built, by a few in one that was extended.
     """
     if not tree.levels:
         return [np.array([tree.L], dtype=np.int64)]

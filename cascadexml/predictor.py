@@ -124,11 +124,12 @@ class Predictor:
         """Load an artifact after verifying every byte of it.
 
         Args:
-            path: the artifact's folder.
+            path: the artifact's folder, or `s3://bucket/prefix/name@champion` in a registry (needs the extra `[s3]`).
             device: "cpu", "cuda", "cuda:1", "mps", or "auto": the best one there is, which is logged.
             batch_size: texts scored at once.
 
         Raises:
+            RegistryError: the registry cannot be read, or has no such model.
             FormatError: the artifact is truncated, tampered with, of another kind or of a newer format, or its parts
                 do not belong together.
             PredictionError: `device` is not there.

@@ -19,20 +19,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cascadexml import bundle
 from cascadexml.centroids import start_at_centroids
 from cascadexml.checkpoint import Position, load_checkpoint, save_checkpoint
 from cascadexml.config import EncoderSettings, EvaluateSettings, TrainSettings
 from cascadexml.corpus import Corpus
 from cascadexml.distributed import Group, joined
 from cascadexml.encoders import load_encoder
-from cascadexml.errors import TrainingError
+from cascadexml.errors import ConfigError, TrainingError
 from cascadexml.metrics import document_metrics, inverse_propensities, metric_of
-from cascadexml.model import CascadeXML, LevelPositives, derive_config, derive_loss_weights
+from cascadexml.model import KIND, VERSION, CascadeXML, LevelPositives, derive_config, derive_loss_weights
 from cascadexml.optim import Schedule, build_optimizer
 from cascadexml.predictor import is_out_of_memory, pick_device, rank_tokens
 from cascadexml.progress import Progress, silent
 from cascadexml.tokens import TokenStore, length_bucketed
 from cascadexml.tree import LabelTree
+from cascadexml.warm_start import copy_weights, start_new_labels
 
 LOG_EVERY = 10
 MICRO_BATCHES_LIMIT = 1_000_003
@@ -62,6 +64,7 @@ def fit(
     *,
     out: Path,
     checkpoints: Path,
+    base: Path | None = None,
     progress: Progress = silent,
     record: Record = lambda step, figures: None,
 ) -> FitResult:
@@ -80,71 +83,73 @@ def fit(
         seed: of initialisation, data order and dropout.
         out: folder of the model, a bundle that `CascadeXML.load` reads.
         checkpoints: folder under which this run keeps its state, in a folder named by its fingerprint.
+        base: the model bundle whose weights a warm start begins with; its labels are the corpus's first, and `tree` is
+            its tree with new labels taken in (`extend_tree`). None for a cold start.
         progress: told of every step.
         record: given losses, rates, throughput and dev metrics; after a resume all of them from the start again.
 
     Raises:
         TrainingError: out of memory, a loss that is not finite, or a checkpoint of another run.
-        ConfigError: settings that do not fit the encoder, the tree or this machine.
+        ConfigError: settings that do not fit the encoder, the tree, the base or this machine.
         EncoderError: the encoder cannot be found or used.
+        FormatError: the base or a checkpoint is truncated, tampered with, of another kind or a newer format.
     """
     metric_of(settings.select)
+    if settings.warm_start and base is None:
+        raise ConfigError("train.warm_start is true and no base was given: give one, or set train.warm_start to false.")
     device = pick_device(settings.device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
     with joined(device) as group:
-        trainer = Trainer(corpus, tokens, tree, encoder, settings, seed, device, group, checkpoints, progress, record)
-        return trainer.run(out)
+        run = Run(corpus, tokens, tree, encoder, settings, seed, base)
+        return Trainer(run, device, group, checkpoints, progress, record).run(out)
 
 
-def run_fingerprint(
-    corpus: Corpus,
-    tokens: Mapping[str, TokenStore],
-    tree: LabelTree,
-    encoder: EncoderSettings,
-    settings: TrainSettings,
-    seed: int,
-) -> str:
-    """SHA-256 of all that decides a run's weights; how often it is checkpointed does not."""
-    kept = dataclasses.asdict(dataclasses.replace(settings, checkpoint_minutes=0.0))
-    parts = {
-        "corpus": corpus.fingerprint,
-        "tokens": {name: store.fingerprint for name, store in sorted(tokens.items())},
-        "tree": hashlib.sha256(b"".join(a.tobytes() for a in (tree.leaf_order, *tree.offsets))).hexdigest(),
-        "encoder": dataclasses.asdict(encoder),
-        "settings": kept,
-        "seed": seed,
-        "torch": torch.__version__,
-    }
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+@dataclass(frozen=True, eq=False)
+class Run:
+    """All that decides a run's weights, as `fit` takes it."""
+
+    corpus: Corpus
+    tokens: Mapping[str, TokenStore]
+    tree: LabelTree
+    encoder: EncoderSettings
+    settings: TrainSettings
+    seed: int
+    base: Path | None = None
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the content of all of this; how often the run is checkpointed does not count."""
+        kept = dataclasses.asdict(dataclasses.replace(self.settings, checkpoint_minutes=0.0))
+        tree = (self.tree.leaf_order, *self.tree.offsets)
+        parts = {
+            "corpus": self.corpus.fingerprint,
+            "tokens": {name: store.fingerprint for name, store in sorted(self.tokens.items())},
+            "tree": hashlib.sha256(b"".join(a.tobytes() for a in tree)).hexdigest(),
+            "encoder": dataclasses.asdict(self.encoder),
+            "settings": kept,
+            "seed": self.seed,
+            "base": self.base and bundle.read_bundle(self.base, KIND, VERSION, digests=False).fingerprint,
+            "torch": torch.__version__,
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 class Trainer:
     """One run's state; `fit` is its public face."""
 
     def __init__(
-        self,
-        corpus: Corpus,
-        tokens: Mapping[str, TokenStore],
-        tree: LabelTree,
-        encoder: EncoderSettings,
-        settings: TrainSettings,
-        seed: int,
-        device: torch.device,
-        group: Group,
-        checkpoints: Path,
-        progress: Progress,
-        record: Record,
+        self, run: Run, device: torch.device, group: Group, checkpoints: Path, progress: Progress, record: Record
     ) -> None:
-        self.corpus, self.tokens, self.settings, self.seed = corpus, tokens, settings, seed
+        corpus, tokens, tree, settings, seed = run.corpus, run.tokens, run.tree, run.settings, run.seed
+        self.corpus, self.tokens, self.settings, self.seed, self.base = corpus, tokens, settings, seed, run.base
         self.device, self.group = device, group
         self.selects = len(tokens.get("dev", ())) > 0
         self.progress = progress if group.leads else silent
         self.tell = record
         self.curves: list[tuple[int, Mapping[str, float]]] = []
-        self.fingerprint = run_fingerprint(corpus, tokens, tree, encoder, settings, seed)
+        self.fingerprint = run.fingerprint()
         self.folder = checkpoints / self.fingerprint[:16]
         self.batches_per_epoch = math.ceil(tokens["train"].lengths.size / settings.batch_size)
         self.steps = round(settings.epochs * self.batches_per_epoch)
@@ -155,7 +160,7 @@ class Trainer:
             settings.cycle_beta1,
         )
         torch.manual_seed(seed)
-        transformer = load_encoder(encoder.name, encoder.revision, settings.encoder_dropout)
+        transformer = load_encoder(run.encoder.name, run.encoder.revision, settings.encoder_dropout)
         config = derive_config(settings, transformer.config.num_hidden_layers, tree)
         self.model = CascadeXML(transformer, tree, config).to(device)
         self.model.freeze(settings.freeze_layers)
@@ -199,21 +204,24 @@ class Trainer:
                 self._record(step, figures)
             log.info("resuming at step %d of %d from %s", position.step, self.steps, last)
             return position
-        if self.settings.head_init == "centroid":
+        # Before the lead works alone: settings that do not fit the base are refused by every process at once.
+        first = copy_weights(self.model, self.base) if self.base is not None else 0
+        if self.base is not None or self.settings.head_init == "centroid":
             with self._out_of_memory_said():
                 if self.group.leads:
-                    start_at_centroids(
-                        self.model,
-                        self.tokens["train"],
-                        self.positives,
-                        self.settings.micro_batch_size,
-                        self.seed,
-                        self.progress,
-                    )
+                    self._start_rows(first)
                 self.group.copy_from_lead(self.model)
         if self.steps == 0 and self.selects:
             return self._evaluate(Position())
         return Position()
+
+    def _start_rows(self, first: int) -> None:
+        tokens, size = self.tokens["train"], self.settings.micro_batch_size
+        if self.base is None:
+            start_at_centroids(self.model, tokens, self.positives, size, self.seed, self.progress)
+        else:
+            Y = self.corpus.splits["train"].Y
+            start_new_labels(self.model, first, tokens, Y, size, self.seed, self.progress)
 
     def _train(self, position: Position) -> Position:
         batches: list[np.ndarray] = []

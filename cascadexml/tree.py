@@ -2,6 +2,7 @@
 
 import itertools
 import logging
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from scipy import sparse
 from scipy.sparse.linalg import norm
 
 from cascadexml.bundle import read_bundle, writing
-from cascadexml.errors import ConfigError, FormatError
+from cascadexml.errors import ConfigError, DataError, FormatError
 from cascadexml.progress import Progress, silent
 
 KIND = "cascadexml.tree"
@@ -27,6 +28,10 @@ MANY_LABELS = 200_000
 """More labels than this get a fourth resolution."""
 ITERATIONS = 20
 """The most assignments a split tries; most come to rest sooner."""
+FULLNESS = 1.25
+"""A leaf cluster takes new labels in until it holds so many times the mean."""
+COSINES = 2**24
+"""Cosines of new labels and clusters held at a time, in float32."""
 
 log = logging.getLogger(__name__)
 
@@ -176,6 +181,78 @@ def build_tree(Z: sparse.csr_matrix, levels: Sequence[int], seed: int, progress:
             kept.append(bounds)
         progress("cluster labels", depth + 1, depths, {"clusters": float(bounds.size - 1)})
     return LabelTree(order, tuple(kept), L, tuple(levels))
+
+
+def extend_tree(
+    tree: LabelTree, Z: sparse.csr_matrix, levels: Sequence[int] | None = None, progress: Progress = silent
+) -> LabelTree:
+    """Take new labels into a tree, whose levels and whose labels' clusters and order stay as they are.
+
+    Each new label joins the leaf cluster whose centroid, of its old labels, is the most similar by cosine and has room.
+    Labels choose in the order of their greatest cosine; among equal ones the lower row, and the lower cluster, comes
+    first. One without features, or without any in common with a cluster that has room, joins the emptiest. Room ends
+    at 1.25 times the mean size that clusters will have, or at the size of the largest old cluster where that is more;
+    so extending again and again does not unbalance the tree further.
+
+    Args:
+        tree: over the first labels of Z.
+        Z: (L', V) features of the old labels and then the new; rows need not be normalised, and may be empty.
+        levels: what the user wants them to be, which must be what the tree has; None takes the tree's.
+        progress: called after each chunk of new labels.
+
+    Returns:
+        A tree over L' labels; the new ones stand last in their clusters, by row.
+
+    Raises:
+        ConfigError: `levels` are not the tree's, or as `check_levels`.
+        DataError: Z has fewer labels than the tree.
+    """
+    L = Z.shape[0]
+    if levels is not None and check_levels(levels, tree.L) != list(tree.levels):
+        raise ConfigError(
+            f"cluster.levels is {list(levels)}, the tree to start from has {list(tree.levels)}: set it to that or to "
+            "null, or set train.warm_start to false."
+        )
+    if L < tree.L:
+        raise DataError(
+            f"the label features have {L} rows, expected at least {tree.L}, the labels of the tree: make them from a "
+            "corpus whose vocabulary extends the tree's."
+        )
+    new = np.arange(tree.L, L)
+    if not tree.levels or not new.size:
+        return LabelTree(np.concatenate([tree.leaf_order, new]), tree.offsets, L, tree.levels)
+    C, offsets = tree.levels[-1], tree.offsets[-1]
+    sizes = np.diff(offsets)
+    room = max(int(sizes.max()), math.ceil(FULLNESS * L / C)) - sizes
+    home = _homes(_unit_rows(Z), tree, room, progress)
+    # A stable sort by cluster keeps the old order inside each, and puts the new labels, by row, behind.
+    clusters = np.concatenate([np.repeat(np.arange(C), sizes), home])
+    order = np.concatenate([tree.leaf_order, new])[np.argsort(clusters, kind="stable")]
+    grown = np.concatenate([[0], np.cumsum(np.bincount(clusters, minlength=C))]).astype(np.int64)
+    return LabelTree(order, tuple(grown[:: C // coarse].copy() for coarse in tree.levels), L, tree.levels)
+
+
+def _homes(
+    Z: sparse.csr_matrix, tree: LabelTree, room: npt.NDArray[np.int64], progress: Progress
+) -> npt.NDArray[np.int64]:
+    """The leaf cluster of each new label, (L' - L,); `room` says how many more each of the C clusters takes."""
+    L, C, offsets = tree.L, tree.levels[-1], tree.offsets[-1]
+    members = sparse.csr_matrix((np.ones(L, dtype=np.float32), tree.leaf_order, offsets), shape=(C, L))
+    centroids = _unit_rows(members @ Z[:L]).T.tocsr()
+    n, rows = Z.shape[0] - L, max(1, COSINES // C)
+    chunks = [(start, min(start + rows, n)) for start in range(0, n, rows)]
+    greatest = np.concatenate([(Z[L + a : L + b] @ centroids).toarray().max(axis=1) for a, b in chunks])
+    queue = np.argsort(-greatest, kind="stable")
+    home = np.empty(n, dtype=np.int64)
+    room = room.copy()
+    for a, b in chunks:
+        for label, cosines in zip(queue[a:b], (Z[L + queue[a:b]] @ centroids).toarray(), strict=True):
+            cosines[room <= 0] = -1.0
+            nearest = cosines.argmax()
+            home[label] = nearest if cosines[nearest] > 0 else room.argmax()
+            room[home[label]] -= 1
+        progress("extend tree", b, n, {})
+    return home
 
 
 def tree_quality(tree: LabelTree, Z: sparse.csr_matrix) -> dict[str, float]:

@@ -9,15 +9,19 @@ from cascadexml.config import Settings, load_settings
 from cascadexml.errors import CascadeXMLError
 
 DATA = Path("data")
+ACCEPTED = DATA / "accepted"
+BASE = DATA / "base" / "artifact"
 RAW = DATA / "raw"
 CORPUS = DATA / "interim" / "corpus"
 REJECTS = DATA / "interim" / "rejects.parquet"
 TOKENS = DATA / "interim" / "tokens"
 TREE = DATA / "interim" / "tree"
 MODEL = DATA / "models" / "model"
+REFERENCE = DATA / "models" / "reference"
 CALIBRATION = DATA / "models" / "calibration.json"
 ARTIFACT = DATA / "models" / "artifact"
 REPORTS = DATA / "reports"
+DRIFT = REPORTS / "drift"
 CHECKPOINTS = DATA / "checkpoints"
 
 

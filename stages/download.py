@@ -1,4 +1,4 @@
-"""download: the source → data/raw: RawRecords of train, dev and test, label names, and where all of it came from."""
+"""download: source and accepted batches → data/raw: RawRecords of train, dev and test, label names, their origin."""
 
 import hashlib
 import json
@@ -9,12 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cascadexml import bundle
+from cascadexml.batches import add_batches, read_batches
 from cascadexml.config import Settings
 from cascadexml.fetch import fetch, public_name
 from cascadexml.progress import console_progress
 from cascadexml.readers import read
 from cascadexml.splitting import fill_splits, limit_splits
-from stages import DATA, RAW, run
+from stages import ACCEPTED, DATA, RAW, run
 
 # Outside the stage's outs, which DVC removes before it runs: so that a broken download is resumed.
 DOWNLOADS = DATA / "downloads"
@@ -23,19 +24,23 @@ log = logging.getLogger(__name__)
 
 
 def main(settings: Settings) -> None:
-    """Fetch, read, split, limit; then write data/raw at once."""
+    """Fetch, read, split, limit, add the accepted batches; then write data/raw at once."""
     download = settings.download
+    batches = read_batches(ACCEPTED)
     folder = DOWNLOADS / hashlib.sha256(download.source.encode()).hexdigest()[:16]
     path = fetch(download.source, folder, download.sha256, console_progress())
     data = read(path, download)
     splits = fill_splits(data.splits, download.split)
     if download.limit is not None:
         splits = limit_splits(splits, download.limit)
+    known = pa.chunked_array([chunk for table in data.splits.values() for chunk in table["id"].chunks], pa.string())
+    splits, added = add_batches(splits, batches, download.accepted, known)
     records = {name: table.num_rows for name, table in splits.items()}
     source = {
         "source": public_name(download.source),
         "files": {_name(file, path): bundle.sha256_of(file) for file in data.files},
         "records": records,
+        "batches": added,
         "unreadable": {name: table.num_rows - table["error"].null_count for name, table in splits.items()},
         "label_names": len(data.label_names),
     }

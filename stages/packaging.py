@@ -1,4 +1,4 @@
-"""Package: model, tokenizer, vocabulary, calibration and evaluation → one verified folder."""
+"""Package: model, tokenizer, vocabulary, calibration, evaluation and reference → one verified folder."""
 
 import dataclasses
 import hashlib
@@ -17,9 +17,12 @@ from cascadexml.config import Settings
 from cascadexml.corpus import Corpus
 from cascadexml.encoders import load_tokenizer
 from cascadexml.errors import DataError
-from stages import ARTIFACT, CALIBRATION, CORPUS, MODEL, REPORTS, run
+from stages import ARTIFACT, CALIBRATION, CORPUS, MODEL, REFERENCE, REPORTS, run
 
-UPSTREAM = ("download", "validate", "tokenize", "cluster", "train", "evaluate")
+UPSTREAM = ("download", "validate", "tokenize", "cluster", "train", "evaluate", "reference")
+
+# How a model is run and replaced later has no part in what it is.
+OPERATION = ("drift", "retrain", "judge", "registry")
 
 
 def main(settings: Settings) -> None:
@@ -37,12 +40,13 @@ def main(settings: Settings) -> None:
         metrics=read_metrics(REPORTS / "metrics.json"),
         origin=Origin(
             name=settings.package.name,
-            params=dataclasses.asdict(settings),
+            params={name: value for name, value in dataclasses.asdict(settings).items() if name not in OPERATION},
             documents={split: len(documents) for split, documents in corpus.splits.items()},
             data_fingerprint=corpus.fingerprint,
             git_revision=git_revision(),
             dvc_lock=lock_digest(Path("dvc.lock")),
         ),
+        reference=REFERENCE,
     )
 
 

@@ -24,11 +24,8 @@ def main(settings: Settings) -> None:
     """Print it all to stdout; nothing is computed here but the three predictions."""
     console = Console(highlight=False, soft_wrap=True)
     path = REPORTS / "metrics.json"
-    try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): run dvc repro evaluate.") from None
-    console.print(metrics_table(metrics))
+    published = read(REPORTS / "published.json")
+    console.print(metrics_table(read(path)))
     console.print("\nReports")
     for what, where in (
         ("all metrics", path),
@@ -38,7 +35,24 @@ def main(settings: Settings) -> None:
         ("the model card", ARTIFACT / "model_card.md"),
     ):
         console.print(f"  {what:<24} {where}", markup=False)
-    show_examples(console, settings)
+    place = "champion" if published["promoted"] else f"challenger; the champion is {published['against']}"
+    if published["version"] == published["against"]:
+        place = "champion"
+    console.print(f"\nPublished as {published['uri']} ({place}: {' '.join(published['reasons'])})", markup=False)
+    show_examples(console, settings, published["uri"])
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A report of the run.
+
+    Raises:
+        DataError: it is not there, or is no JSON.
+    """
+    try:
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read ({error}): run make run.") from None
+    return found
 
 
 def metrics_table(metrics: dict[str, Any]) -> Table:
@@ -60,13 +74,13 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
     return table
 
 
-def show_examples(console: Console, settings: Settings) -> None:
-    """Label three test texts with the packed model, through the command line that users have."""
+def show_examples(console: Console, settings: Settings, uri: str) -> None:
+    """Label three test texts with the published model, through the command line that users have."""
     corpus = Corpus.load(CORPUS, ["test"])
     test = corpus.splits["test"]
     rows = range(min(EXAMPLES, len(test)))
     records = "".join(json.dumps({"id": test.ids[row], "text": test.texts[row]}) + "\n" for row in rows)
-    command = [str(Path(sys.executable).with_name("cascadexml")), "predict", str(ARTIFACT), "--top-k", "5"]
+    command = [str(Path(sys.executable).with_name("cascadexml")), "predict", uri, "--top-k", "5"]
     answer = subprocess.run(  # noqa: S603
         [*command, "--device", settings.train.device], input=records, capture_output=True, text=True, check=False
     )

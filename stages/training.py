@@ -1,4 +1,4 @@
-"""train: the corpus, its tokens and the label tree → the model that is best on dev."""
+"""train: the corpus, its tokens, the label tree and, for a warm start, the base → the model that is best on dev."""
 
 import os
 from collections.abc import Mapping
@@ -6,13 +6,14 @@ from contextlib import nullcontext
 
 from dvclive import Live
 
+from cascadexml.base import open_base
 from cascadexml.config import Settings
 from cascadexml.corpus import Corpus
 from cascadexml.progress import console_progress
 from cascadexml.tokens import TokenStore
 from cascadexml.training import fit
 from cascadexml.tree import LabelTree
-from stages import CHECKPOINTS, CORPUS, MODEL, REPORTS, TOKENS, TREE, run
+from stages import BASE, CHECKPOINTS, CORPUS, MODEL, REPORTS, TOKENS, TREE, run
 
 
 def main(settings: Settings) -> None:
@@ -20,6 +21,7 @@ def main(settings: Settings) -> None:
     corpus = Corpus.load(CORPUS, ["train", "dev"])
     tokens = {name: TokenStore.open(TOKENS / name) for name in ("train", "dev")}
     tree = LabelTree.load(TREE)
+    base = open_base(BASE, corpus.vocabulary).model if settings.train.warm_start else None
     leads = os.environ.get("RANK", "0") == "0"
     options = {"dvcyaml": None, "save_dvc_exp": False, "monitor_system": False}
     with Live(str(REPORTS / "training"), **options) if leads else nullcontext() as live:
@@ -38,6 +40,7 @@ def main(settings: Settings) -> None:
             settings.seed,
             out=MODEL,
             checkpoints=CHECKPOINTS,
+            base=base,
             progress=console_progress(),
             record=record,
         )

@@ -8,13 +8,18 @@ import pyarrow.parquet as pq
 
 import stages
 from cascadexml import quality
+from cascadexml.artifact import open_artifact
 from cascadexml.config import Settings
 from cascadexml.corpus import Corpus
 from cascadexml.errors import DataError
 
 
 def main(settings: Settings) -> None:
-    """Refuse bad records, check the expectations, and write the corpus unless a critical one fails."""
+    """Refuse bad records, check the expectations, and write the corpus unless a critical one fails.
+
+    Where there is a base artifact, its vocabulary is extended, so that its labels keep their rows.
+    """
+    base = open_artifact(stages.BASE).vocabulary() if stages.BASE.exists() else None
     records = {split: _read(stages.RAW / f"{split}.parquet") for split in ("train", "dev", "test")}
     labels = _read(stages.RAW / "labels.parquet")
     label_names = dict(zip(labels.column("id").to_pylist(), labels.column("name").to_pylist(), strict=True))
@@ -23,7 +28,7 @@ def main(settings: Settings) -> None:
     kept = quality.validate(
         records, label_names, settings.validate, rejects=stages.REJECTS, reports=stages.REPORTS / "validation"
     )
-    Corpus.from_records(kept, label_names).save(stages.CORPUS)
+    Corpus.from_records(kept, label_names, base).save(stages.CORPUS)
 
 
 def _read(file: Path) -> pa.Table:

@@ -55,11 +55,17 @@ def small_corpus() -> Corpus:
 
 @dataclass(frozen=True)
 class S3Server:
-    """A running SeaweedFS: its URL and the only credentials it takes."""
+    """A running SeaweedFS: its URL and credentials that it takes."""
 
     endpoint: str
     access_key: str
     secret_key: str
+    reader: tuple[str, str] = ("", "")
+
+    @property
+    def read_only(self) -> "S3Server":
+        """The same server for an identity that may read and list, but neither write nor delete."""
+        return S3Server(self.endpoint, *self.reader)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -105,32 +111,72 @@ def free_ports(n: int) -> list[int]:
     return found
 
 
+class SeaweedFS:
+    """A SeaweedFS on a folder, which can be killed and started again there with the same ports and credentials.
+
+    Args:
+        folder: where it keeps its data and its log; made if it is not there.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        self.folder, self.log = folder, folder / "server.log"
+        self.ports = free_ports(5)
+        keys, reader = ((secrets.token_hex(10), secrets.token_hex(20)) for _ in range(2))
+        self.server = S3Server(f"http://127.0.0.1:{self.ports[0]}", *keys, reader)
+        identity = {
+            "name": "reader",
+            "credentials": [{"accessKey": reader[0], "secretKey": reader[1]}],
+            "actions": ["Read", "List"],
+        }
+        self.identities = folder / "identities.json"
+        self.identities.write_text(json.dumps({"identities": [identity]}))
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> S3Server:
+        """Start it and wait until it answers."""
+        s3, master, volume, filer, admin = self.ports
+        command = [
+            str(REPO / ".venv" / "bin" / "weed"), "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
+            f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
+            f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0",
+            "-s3.autoCreateBucket=false", "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
+            f"-s3.config={self.identities}",
+        ]  # fmt: skip
+        environment = {
+            "AWS_ACCESS_KEY_ID": self.server.access_key,
+            "AWS_SECRET_ACCESS_KEY": self.server.secret_key,
+            "HOME": str(self.folder),
+        }
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
+        _wait_until_healthy(self.process, f"{self.server.endpoint}/healthz", self.log)
+        return self.server
+
+    def kill(self) -> None:
+        """End it with SIGKILL, as a power cut would."""
+        if self.process:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> None:
+        """End it in order; with SIGKILL if that takes too long."""
+        if self.process:
+            self.process.terminate()
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
 @pytest.fixture(scope="session")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
     """A real S3 server (SeaweedFS) with random credentials, on free ports, for the length of the session."""
-    folder = tmp_path_factory.mktemp("seaweedfs")
-    access_key, secret_key = secrets.token_hex(10), secrets.token_hex(20)
-    s3, master, volume, filer, admin = free_ports(5)
-    command = [
-        str(REPO / ".venv" / "bin" / "weed"), "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
-        f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-        "-s3.autoCreateBucket=false", "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
-    ]  # fmt: skip
-    with (folder / "server.log").open("wb") as log:
-        environment = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key, "HOME": str(folder)}
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=folder)
+    store = SeaweedFS(tmp_path_factory.mktemp("seaweedfs"))
     try:
-        endpoint = f"http://127.0.0.1:{s3}"
-        _wait_until_healthy(server, f"{endpoint}/healthz", folder / "server.log")
-        yield S3Server(endpoint, access_key, secret_key)
+        yield store.start()
     finally:
-        server.terminate()
-        try:
-            server.wait(20)
-        except subprocess.TimeoutExpired:
-            server.kill()
-            server.wait()
+        store.stop()
 
 
 def _wait_until_healthy(server: subprocess.Popen[bytes], url: str, log: Path) -> None:

@@ -185,7 +185,7 @@ def test_version_and_entry_point(run: Run) -> None:
     ("arguments", "says"),
     [
         (["info", "NOWHERE"], "holds no manifest.json"),
-        (["info", "s3://bucket/model"], "is not a local folder"),
+        (["info", "http://host/model"], "is no place for artifacts"),
         (["predict", "PATH", "--input", "NOWHERE"], "No such file"),
         (["predict", "PATH", "--input", "PATH"], "Is a directory"),
         (["predict", "PATH", "--input", "FILE", "--device", "cuda:99"], "is not on this machine"),

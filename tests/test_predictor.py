@@ -225,8 +225,8 @@ def test_other_places_are_refused_by_name(artifact: Path, tmp_path: Path) -> Non
         Predictor.load(artifact / "model")
     with pytest.raises(FormatError, match="holds no manifest"):
         Predictor.load(tmp_path)
-    with pytest.raises(DataError, match="s3://bucket/model is not a local folder"):
-        Predictor.load("s3://bucket/model")
+    with pytest.raises(DataError, match="http://host/model is no place for artifacts"):
+        Predictor.load("http://host/model")
 
 
 def test_importing_the_package_does_not_import_torch(repo_root: Path) -> None:

@@ -13,9 +13,9 @@ from scipy import sparse
 from cascadexml.bundle import MANIFEST, writing
 from cascadexml.config import ClusterSettings
 from cascadexml.corpus import Corpus
-from cascadexml.errors import ConfigError, FormatError
+from cascadexml.errors import ConfigError, DataError, FormatError
 from cascadexml.features import label_features
-from cascadexml.tree import LabelTree, build_tree, check_levels, derive_levels, tree_quality
+from cascadexml.tree import LabelTree, build_tree, check_levels, derive_levels, extend_tree, tree_quality
 
 
 def random_features(seed: int, L: int, V: int, density: float) -> sparse.csr_matrix:
@@ -190,6 +190,80 @@ def test_what_is_written_reads_back(
     tree.save(path / "two")
     assert same(LabelTree.load(path / "one"), tree)
     assert all(file.read_bytes() == (path / "two" / file.name).read_bytes() for file in (path / "one").iterdir())
+
+
+@settings(deadline=None, max_examples=100)
+@given(Z=FEATURES, old=st.floats(0.1, 1.0), levels=LEVELS)
+def test_an_extended_tree_keeps_the_old_labels_and_takes_all_new_ones_in(
+    Z: sparse.csr_matrix, old: float, levels: list[int], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    L = Z.shape[0]
+    base = build_tree(Z[: max(1, int(old * L))], levels, 0)
+    tree = extend_tree(base, Z)
+    path = tmp_path_factory.mktemp("tree")
+    tree.save(path / "tree")  # reading it back refuses a tree that is not sound
+    assert same(LabelTree.load(path / "tree"), tree)
+    assert (tree.L, tree.levels) == (L, base.levels)
+    for level in range(len(base.levels)):
+        assert np.array_equal(tree.cluster_of(level)[: base.L], base.cluster_of(level))
+    assert np.array_equal(tree.leaf_order[tree.leaf_order < base.L], base.leaf_order)
+    if base.levels:
+        C, clusters = base.levels[-1], tree.cluster_of(len(base.levels) - 1)
+        before, after = np.bincount(base.cluster_of(len(base.levels) - 1), minlength=C), np.bincount(clusters)
+        assert after.max() <= max(before.max(), np.ceil(1.25 * L / C))
+        for c in range(C):
+            new = tree.leaf_order[tree.offsets[-1][c] : tree.offsets[-1][c + 1]][before[c] :]
+            assert new.tolist() == sorted(new) and (new >= base.L).all()
+    assert same(tree, extend_tree(base, Z))
+
+
+@settings(deadline=None, max_examples=60)
+@given(Z=FEATURES, old=st.floats(0.3, 0.9), power=st.integers(1, 4))
+def test_a_new_label_is_nowhere_nearer_than_where_it_went_but_where_it_is_full(
+    Z: sparse.csr_matrix, old: float, power: int
+) -> None:
+    L = Z.shape[0]
+    base = build_tree(Z[: max(2, int(old * L))], [2**power], 0) if L > 2 else None
+    if base is None or not base.levels:
+        return
+    C, clusters = base.levels[0], extend_tree(base, Z).cluster_of(0)
+    dense = Z.toarray().astype(np.float64)
+    dense /= np.maximum(np.linalg.norm(dense, axis=1, keepdims=True), 1e-12)
+    centroids = np.stack([dense[: base.L][base.cluster_of(0) == c].sum(0) for c in range(C)])
+    centroids /= np.maximum(np.linalg.norm(centroids, axis=1, keepdims=True), 1e-12)
+    room = np.bincount(clusters, minlength=C) < max(np.diff(base.offsets[0]).max(), np.ceil(1.25 * L / C))
+    for label in range(base.L, L):
+        cosines = dense[label] @ centroids.T
+        assert cosines[clusters[label]] >= cosines[room].max(initial=-1.0) - 1e-5
+
+
+def test_extending_again_and_again_keeps_clusters_as_even_as_extending_once(real_features: sparse.csr_matrix) -> None:
+    L = real_features.shape[0]
+    tree = build_tree(real_features[: L // 2], [4, 32], 0)
+    for size in np.linspace(L // 2, L, 9).astype(int):
+        tree = extend_tree(tree, real_features[:size])
+    assert tree.L == L
+    assert np.diff(tree.offsets[-1]).max() <= np.ceil(1.25 * L / 32)
+
+
+def test_new_labels_lie_nearer_to_their_clusters_than_chance(real_features: sparse.csr_matrix) -> None:
+    L = real_features.shape[0]
+    base = build_tree(real_features[: L * 9 // 10], [8, 32], 0)
+    tree, Z = extend_tree(base, real_features, [8, 32]), real_features
+    clusters = tree.cluster_of(1)
+    centroids = sparse.vstack([sparse.csr_matrix(Z[: base.L][clusters[: base.L] == c].sum(0)) for c in range(32)])
+    centroids = centroids.multiply(1 / sparse.linalg.norm(centroids, axis=1)[:, None]).tocsr()
+    cosines = (Z[base.L :] @ centroids.T).toarray()
+    chosen = cosines[np.arange(cosines.shape[0]), clusters[base.L :]]
+    assert chosen.mean() > 2 * cosines.mean()
+
+
+def test_levels_and_features_that_do_not_fit_the_tree_to_extend_are_refused(real_features: sparse.csr_matrix) -> None:
+    base = build_tree(real_features, [8, 32], 0)
+    with pytest.raises(ConfigError, match=r"cluster\.levels is \[8, 64\], the tree to start from has \[8, 32\]"):
+        extend_tree(base, real_features, [8, 64])
+    with pytest.raises(DataError, match=f"expected at least {base.L}, the labels of the tree"):
+        extend_tree(base, real_features[:-1])
 
 
 @pytest.fixture

@@ -8,11 +8,14 @@ import numpy as np
 import torch
 
 from cascadexml.artifact import Origin, pack
+from cascadexml.bundle import read_bundle
 from cascadexml.calibration import Calibration
 from cascadexml.config import Settings
 from cascadexml.corpus import Corpus
 from cascadexml.encoders import load_encoder, load_tokenizer
-from cascadexml.model import CascadeXML, ModelConfig
+from cascadexml.model import KIND, VERSION, CascadeXML, ModelConfig
+from cascadexml.reference import make_reference
+from cascadexml.tokens import TokenStore
 from cascadexml.tree import build_tree
 from tests.tiny_encoders import make_tiny_encoder
 
@@ -73,3 +76,22 @@ def pack_again(path: Path, folder: Path, corpus: Corpus, **changes: Any) -> None
         ),
     }
     pack(path, **{**arguments, **changes})
+
+
+def tiny_reference(folder: Path, corpus: Corpus) -> Path:
+    """Write the reference of the model that `pack_tiny` left under `folder`; give its path."""
+    tokenizer = load_tokenizer(str(folder / "encoder"))
+    tokens = {
+        name: TokenStore.build(folder / "tokens" / name, corpus.splits[name].texts, tokenizer, MAX_LENGTH)
+        for name in ("dev", "test")
+    }
+    reference = make_reference(
+        corpus,
+        CascadeXML.load(folder / "model"),
+        tokens,
+        Calibration(0.3, 0.1, 0.25),
+        metadata=["type"],
+        model_fingerprint=read_bundle(folder / "model", KIND, VERSION).fingerprint,
+    )
+    reference.save(folder / "reference")
+    return folder / "reference"

@@ -10,9 +10,10 @@ from cascadexml.config import EncoderSettings, TrainSettings
 from cascadexml.corpus import Corpus
 from cascadexml.encoders import load_tokenizer
 from cascadexml.features import fit_tfidf, pifa
+from cascadexml.progress import Progress, silent
 from cascadexml.tokens import TokenStore
 from cascadexml.training import FitResult, Record, fit
-from cascadexml.tree import LabelTree, build_tree
+from cascadexml.tree import LabelTree, build_tree, extend_tree
 from tests.tiny_encoders import make_tiny_encoder
 
 KNOBS: dict[str, Any] = {
@@ -29,8 +30,8 @@ KNOBS: dict[str, Any] = {
 }
 
 
-def prepare(folder: Path, corpus: Corpus, architecture: str = "bert") -> Path:
-    """Write everything a run needs into `folder`: encoder, corpus, tokens, tree."""
+def prepare(folder: Path, corpus: Corpus, architecture: str = "bert", base: LabelTree | None = None) -> Path:
+    """Write everything a run needs into `folder`: encoder, corpus, tokens, tree (`base` with new labels taken in)."""
     encoder = make_tiny_encoder(architecture, folder / "encoder")
     tokenizer = load_tokenizer(str(encoder))
     corpus.save(folder / "corpus")
@@ -38,12 +39,21 @@ def prepare(folder: Path, corpus: Corpus, architecture: str = "bert") -> Path:
         TokenStore.build(folder / "tokens" / name, split.texts, tokenizer, 32)
     train = corpus.splits["train"]
     _, X = fit_tfidf(train.texts, 1, 1, 10_000)
-    build_tree(pifa(X, train.Y[:, : corpus.vocabulary.L], 100), [8, 64], seed=0).save(folder / "tree")
+    Z = pifa(X, train.Y[:, : corpus.vocabulary.L], 100)
+    (build_tree(Z, [8, 64], seed=0) if base is None else extend_tree(base, Z)).save(folder / "tree")
     return folder
 
 
 def train(
-    folder: Path, out: Path, *, record: Record | None = None, seed: int = 0, dev: str = "dev", **knobs: Any
+    folder: Path,
+    out: Path,
+    *,
+    record: Record | None = None,
+    seed: int = 0,
+    dev: str = "dev",
+    base: str | Path | None = None,
+    progress: Progress = silent,
+    **knobs: Any,
 ) -> FitResult:
     """Train on what `prepare` wrote, selecting on the split `dev`; checkpoints lie beside `out`."""
     corpus = Corpus.load(folder / "corpus", ["train", dev])
@@ -57,6 +67,8 @@ def train(
         seed,
         out=out,
         checkpoints=out.parent / "checkpoints",
+        base=None if base is None else Path(base),
+        progress=progress,
         record=record or (lambda step, figures: None),
     )
 

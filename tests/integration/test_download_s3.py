@@ -1,17 +1,13 @@
 """Fetching from a real S3 server (SeaweedFS), with credentials from boto3's own chain."""
 
-import contextlib
 import hashlib
 import json
 import lzma
 import os
 import re
-import socket
 import subprocess
 import sys
-import threading
 import zipfile
-from collections.abc import Iterator
 
 import pyarrow.parquet as pq
 import pytest
@@ -19,6 +15,7 @@ import yaml
 
 from cascadexml.errors import DataError
 from cascadexml.fetch import fetch
+from tests.fault_proxy import Fault, fault_proxy
 
 pytestmark = pytest.mark.integration
 
@@ -77,56 +74,17 @@ def test_what_is_not_there_or_not_allowed_is_refused(s3_server, bucket, tmp_path
     assert s3_server.secret_key not in str(caught.value)
 
 
-@contextlib.contextmanager
-def breaking_proxy(port: int, break_after: int, breaks: int) -> Iterator[tuple[int, list[int], list[int]]]:
-    """A TCP proxy to `port` that ends the first `breaks` connections that bring back over `break_after` bytes.
-
-    The last of them it resets, which may take with it all that the client has not read yet; the others it closes.
-    Gives its own port, how many breaks are left, and the first byte of each range that was asked for.
-    """
-    left, asked = [breaks], list[int]()
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def pump(source: socket.socket, sink: socket.socket, is_answer: bool) -> None:
-        carried = 0
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                carried += len(data)
-                if not is_answer:
-                    asked.extend(int(start) for start in re.findall(rb"(?i)range: bytes=(\d+)-", data))
-                if is_answer and carried > break_after and left[0] > 0:
-                    left[0] -= 1
-                    if left[0] == 0:
-                        sink.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-                    break
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-            end.close()
-
-    def serve() -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                server = socket.create_connection(("127.0.0.1", port))
-                for ends in ((client, server, False), (server, client, True)):
-                    threading.Thread(target=pump, args=ends, daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
-    try:
-        yield listener.getsockname()[1], left, asked
-    finally:
-        listener.close()
-
-
 def test_a_broken_connection_is_resumed(s3_server, bucket, tmp_path, monkeypatch, caplog):
     content = os.urandom(8_000_000)
     s3_server.client().put_object(Bucket=bucket, Key="train.jsonl", Body=content)
-    with breaking_proxy(int(s3_server.endpoint.rpartition(":")[2]), 3_000_000, 2) as (port, left, asked):
-        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    ranged = r"train\.jsonl$"
+    with fault_proxy(s3_server.endpoint) as proxy:
+        proxy.break_with(
+            Fault("truncate", "GET", ranged, at=3_000_000), Fault("reset inside", "GET", ranged, skip=1, at=3_000_000)
+        )
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         assert fetch(f"s3://{bucket}/train.jsonl", tmp_path).read_bytes() == content
-    assert left == [0]
+    asked = [int(found[1]) for r in proxy.log if (found := re.match(r"bytes=(\d+)-", r.headers.get("range", "")))]
     broken_at = [record.args[1] for record in caplog.records if "broke off" in record.message]
     # The reset may take with it what the second connection brought, so the second break can be at the same byte.
     assert len(broken_at) == 2

@@ -15,7 +15,7 @@ from tests.integration.conftest import Project
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
-ALL = ["download", "validate", "tokenize", "cluster", "train", "evaluate", "package"]
+ALL = ["download", "validate", "tokenize", "cluster", "train", "evaluate", "reference", "package", "drift"]
 
 
 @pytest.fixture
@@ -60,27 +60,29 @@ def test_a_second_repro_does_nothing(project: Project) -> None:
 @pytest.mark.parametrize(
     ("setting", "expected"),
     [
-        ("seed=1", ["cluster", "train", "evaluate"]),
-        ("encoder.name=other", ["tokenize", "train"]),
-        ("download.split.dev=0.2", ["download"]),
-        ("validate.min_chars=4", ["validate"]),
-        ("tokenize.max_length=16", ["tokenize"]),
-        ("cluster.leaf_size=4", ["cluster"]),
-        ("train.epochs=2", ["train"]),
-        ("evaluate.neighbours=5", ["evaluate"]),
-        ("package.limits=none", []),
+        ("seed=1", ["cluster", "train", "evaluate", "reference", "package", "drift"]),
+        ("encoder.name=other", ["tokenize", "train", "package"]),
+        ("download.split.dev=0.2", ["download", "package", "drift"]),
+        ("validate.min_chars=4", ["validate", "package", "drift"]),
+        ("tokenize.max_length=16", ["tokenize", "package"]),
+        ("cluster.leaf_size=4", ["cluster", "package"]),
+        ("train.epochs=2", ["train", "package"]),
+        ("evaluate.neighbours=5", ["evaluate", "package"]),
+        ("package.limits=none", ["package"]),
+        ("drift.min_failed=2", ["drift"]),
+        ("judge.margin=0.1", []),
     ],
 )
 def test_a_setting_concerns_its_own_stage(setting: str, expected: list[str], project: Project) -> None:
     project.sh(f"python -m stages.overrides '{setting}'")
     # A dry run goes by settings and files as they are: what follows is decided by what the stages write. The artifact
-    # tells all settings, so its stage is always concerned.
-    assert project.ran(project.sh("dvc repro --dry")) == [*expected, "package"]
+    # tells the settings that made it, so its stage is concerned by all of them.
+    assert project.ran(project.sh("dvc repro --dry")) == expected
 
 
 def test_going_back_to_settings_that_ran_before_runs_nothing(project: Project) -> None:
     project.sh("python -m stages.overrides package.limits=none")
-    assert project.ran(project.sh("dvc repro")) == ["package"]
+    assert project.ran(project.sh("dvc repro")) == ["package", "drift"]
     project.sh("git checkout --quiet params.yaml")
     assert project.ran(project.sh("dvc repro")) == []
 
@@ -92,7 +94,7 @@ def test_repro_of_one_stage_stops_there(project: Project) -> None:
 
 def test_an_experiment_changes_metrics_that_diff_and_plots_show(project: Project) -> None:
     output = project.sh("dvc exp run -S train.epochs=0.5 -S train.head_lr=0.01")
-    assert project.ran(output) == ["train", "evaluate", "package"]
+    assert project.ran(output) == ["train", "evaluate", "reference", "package", "drift"]
     changes = json.loads(project.sh("dvc metrics diff --json"))
     changed = changes["data/reports/metrics.json"]
     assert changed["test.nDCG@5"]["diff"] != 0

@@ -11,8 +11,11 @@ from cascadexml.artifact import open_artifact
 from cascadexml.calibration import Calibration
 from cascadexml.config import EncoderSettings, PackageSettings, Settings, TokenizeSettings
 from cascadexml.corpus import Corpus
+from cascadexml.encoders import load_tokenizer
 from cascadexml.errors import DataError, FormatError
-from stages import ARTIFACT, CALIBRATION, CORPUS, MODEL, REPORTS, packaging
+from cascadexml.reference import Reference
+from cascadexml.tokens import TokenStore
+from stages import ARTIFACT, CALIBRATION, CORPUS, MODEL, REFERENCE, REPORTS, TOKENS, packaging, reference
 from tests.tiny_artifacts import tiny_metrics, tiny_model
 from tests.tiny_encoders import make_tiny_encoder
 
@@ -25,6 +28,9 @@ def settings(tmp_path: Path, small_corpus: Corpus, monkeypatch: pytest.MonkeyPat
     small_corpus.save(CORPUS)
     tiny_model(small_corpus, encoder).save(MODEL)
     Calibration(0.8, -0.2, 0.3).save(CALIBRATION)
+    for name in ("dev", "test"):
+        TokenStore.build(TOKENS / name, small_corpus.splits[name].texts, load_tokenizer("encoder"), 20)
+    reference.main(Settings())
     REPORTS.mkdir()
     (REPORTS / "metrics.json").write_text(json.dumps(tiny_metrics()))
     return replace(
@@ -49,6 +55,9 @@ def test_the_artifact_holds_what_the_stages_before_made(settings: Settings, smal
     assert found.meta["params"]["package"]["intended_use"] == "Testing only."
     assert (found.meta["git_revision"], found.meta["dvc_lock"]) == (None, None)
     assert "Testing only." in (ARTIFACT / "model_card.md").read_text()
+    assert not {"drift", "retrain", "judge"} & set(found.meta["params"])
+    assert found.reference is not None
+    assert Reference.load(found.reference).meta == Reference.load(REFERENCE).meta
     assert len(Predictor.load(ARTIFACT, device="cpu").predict("water", top_k=2)) == 2
 
 

@@ -1,0 +1,50 @@
+"""`python -m flows.automations`: what the Prefect server does by itself, besides the triggers in prefect.yaml.
+
+A flow run whose process was killed together with its worker, or whose machine is gone, would stay "running" for ever
+and hold its place in a concurrency limit. Runs tell of themselves every PREFECT_FLOWS_HEARTBEAT_FREQUENCY seconds; one
+that falls silent is marked as crashed.
+"""
+
+from datetime import timedelta
+
+from prefect.automations import Automation
+from prefect.client.schemas.objects import StateType
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import EventTrigger, Posture
+
+HEARTBEAT = "prefect.flow-run.heartbeat"
+ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
+NAME = "cascadexml: a silent run has crashed"
+SILENCE = timedelta(seconds=90)
+"""At least three heartbeats of 30 seconds, the fastest that Prefect sends."""
+
+
+def silent_runs() -> Automation:
+    """The automation that marks silent runs as crashed."""
+    return Automation(
+        name=NAME,
+        trigger=EventTrigger(
+            after={HEARTBEAT},
+            expect={HEARTBEAT, *(f"prefect.flow-run.{state}" for state in ENDS)},
+            match={"prefect.resource.id": ["prefect.flow-run.*"]},
+            for_each={"prefect.resource.id"},
+            posture=Posture.Proactive,
+            threshold=1,
+            within=SILENCE,
+        ),
+        actions=[
+            ChangeFlowRunState(state=StateType.CRASHED, message="The run fell silent: its process or machine is gone.")
+        ],
+    )
+
+
+def main() -> None:
+    """Make the automation, unless it is there."""
+    try:
+        Automation.read(name=NAME)
+    except ValueError:
+        silent_runs().create()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,56 @@
+"""drift: a batch of later records against the reference in an artifact → data/reports/drift.
+
+    python -m stages.drift [--batch SOURCE] [--model ARTIFACT] [--out FOLDER]
+
+Without flags it is the DVC stage. The exit code is 0 whatever the verdict, and 1 where the batch cannot be read at all.
+"""
+
+import argparse
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from cascadexml.artifact import open_artifact
+from cascadexml.bundle import beside
+from cascadexml.config import Settings
+from cascadexml.drift_report import write_report
+from cascadexml.fetch import fetch
+from cascadexml.incoming import examine, receive
+from cascadexml.progress import console_progress
+from stages import ARTIFACT, DATA, DRIFT, run
+
+log = logging.getLogger(__name__)
+
+
+def main(settings: Settings, argv: Sequence[str] | None = None) -> None:
+    """Write verdict.json, report.html, report.json, accepted.parquet and rejects.parquet at once."""
+    parser = argparse.ArgumentParser(prog="python -m stages.drift")
+    parser.add_argument("--batch", default=settings.drift.batch, metavar="SOURCE")
+    parser.add_argument("--model", default=str(ARTIFACT), metavar="ARTIFACT", help="a folder, or a model in a registry")
+    parser.add_argument("--out", type=Path, default=DRIFT, metavar="FOLDER")
+    arguments = parser.parse_args(argv)
+    progress = console_progress()
+    artifact = open_artifact(arguments.model)
+    folder = DATA / "downloads" / hashlib.sha256(arguments.batch.encode()).hexdigest()[:16]
+    batch = receive(
+        fetch(arguments.batch, folder, None, progress), arguments.batch, settings.download, settings.validate
+    )
+    found = examine(batch, artifact, settings.drift, settings.seed, settings.train.device, progress)
+    with beside(arguments.out) as new:
+        new.mkdir()
+        pq.write_table(batch.accepted, new / "accepted.parquet", compression="zstd")
+        pq.write_table(batch.rejects, new / "rejects.parquet", compression="zstd")
+        write_report(new, found.document, found.reference, found.profile, settings.drift, settings.seed)
+        text = json.dumps(found.document, indent=1, ensure_ascii=False)
+        (new / "verdict.json").write_text(text + "\n", encoding="utf-8")
+    for reason in found.document["reasons"]:
+        log.info("%s", reason)
+    log.info("batch %s: %s", batch.id, found.document["verdict"])
+
+
+if __name__ == "__main__":
+    run(main)

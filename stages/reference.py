@@ -1,0 +1,39 @@
+"""reference: held-out records of the training's years, seen through the model → data/models/reference."""
+
+import logging
+
+from cascadexml.bundle import read_bundle
+from cascadexml.calibration import Calibration
+from cascadexml.config import Settings
+from cascadexml.corpus import Corpus
+from cascadexml.model import KIND, VERSION, CascadeXML
+from cascadexml.predictor import pick_device
+from cascadexml.progress import console_progress
+from cascadexml.reference import HELD_OUT, make_reference
+from cascadexml.tokens import TokenStore
+from stages import CALIBRATION, CORPUS, MODEL, REFERENCE, TOKENS, run
+
+log = logging.getLogger(__name__)
+
+
+def main(settings: Settings) -> None:
+    """Write the reference that later batches are compared with."""
+    corpus = Corpus.load(CORPUS)
+    splits = [name for name in HELD_OUT if len(corpus.splits.get(name, ()))]
+    reference = make_reference(
+        corpus,
+        CascadeXML.load(MODEL, str(pick_device(settings.train.device))),
+        {name: TokenStore.open(TOKENS / name) for name in splits},
+        Calibration.load(CALIBRATION),
+        metadata=settings.drift.metadata,
+        records=settings.drift.reference_records,
+        seed=settings.seed,
+        model_fingerprint=read_bundle(MODEL, KIND, VERSION).fingerprint,
+        progress=console_progress(),
+    )
+    reference.save(REFERENCE)
+    log.info("reference: %d held-out records, %d words of train", len(reference.profile), len(reference.words))
+
+
+if __name__ == "__main__":
+    run(main)

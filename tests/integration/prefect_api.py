@@ -1,0 +1,89 @@
+"""A Prefect server as its own HTTP interface shows it: start runs, wait for them, read their logs and artifacts."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+ENDS = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+
+
+@dataclass(frozen=True)
+class PrefectApi:
+    """The server at `url`, which ends in /api."""
+
+    url: str
+
+    def post(self, path: str, body: Mapping[str, Any]) -> Any:
+        answer = requests.post(f"{self.url}/{path}", json=body, timeout=30)
+        assert answer.ok, f"{path} answered {answer.status_code}: {answer.text[:500]}"
+        return answer.json() if answer.content else None
+
+    def get(self, path: str) -> Any:
+        answer = requests.get(f"{self.url}/{path}", timeout=30)
+        assert answer.ok, f"{path} answered {answer.status_code}: {answer.text[:500]}"
+        return answer.json()
+
+    def start(self, deployment: str, **parameters: Any) -> str:
+        """Start a run of `flow/deployment`, as the button in the UI does; give its id."""
+        found = self.get(f"deployments/name/{deployment}")
+        return str(self.post(f"deployments/{found['id']}/create_flow_run", {"parameters": parameters})["id"])
+
+    def cancel(self, run: str) -> None:
+        """Cancel a run, as the button in the UI does."""
+        self.post(f"flow_runs/{run}/set_state", {"state": {"type": "CANCELLING", "name": "Cancelling"}})
+
+    def state(self, run: str) -> dict[str, Any]:
+        found: dict[str, Any] = self.get(f"flow_runs/{run}")["state"]
+        return found
+
+    def wait(self, run: str, seconds: float = 270) -> dict[str, Any]:
+        """The state that a run ends in."""
+        deadline = time.monotonic() + seconds
+        while (state := self.state(run))["type"] not in ENDS:
+            assert time.monotonic() < deadline, f"still {state['name']}:\n{self.log(run)[-4000:]}"
+            time.sleep(0.5)
+        return state
+
+    def wait_for_line(self, run: str, text: str, seconds: float = 270) -> str:
+        """The first line of a run's log with `text` in it."""
+        deadline = time.monotonic() + seconds
+        while True:
+            log = self.log(run)
+            if found := next((line for line in log.splitlines() if text in line), None):
+                return found
+            assert self.state(run)["type"] not in ENDS, f"the run ended without {text!r}:\n{log[-4000:]}"
+            assert time.monotonic() < deadline, f"no {text!r} in time:\n{log[-4000:]}"
+            time.sleep(0.5)
+
+    def log(self, run: str) -> str:
+        """All of a run's log, its tasks' included."""
+        lines: list[str] = []
+        while True:
+            body = {
+                "logs": {"flow_run_id": {"any_": [run]}},
+                "sort": "TIMESTAMP_ASC",
+                "limit": 200,
+                "offset": len(lines),
+            }
+            page = self.post("logs/filter", body)
+            lines += [entry["message"] for entry in page]
+            if len(page) < 200:
+                return "\n".join(lines)
+
+    def artifacts(self, run: str) -> dict[str, Any]:
+        """The data of a run's artifacts by key."""
+        found = self.post("artifacts/filter", {"artifacts": {"flow_run_id": {"any_": [run]}}})
+        return {each["key"]: each["data"] for each in found}
+
+    def runs(self, deployment: str) -> list[dict[str, Any]]:
+        """The runs of `flow/deployment` that have been started or wait to be, oldest first; not the scheduled ones."""
+        found = self.get(f"deployments/name/{deployment}")
+        body = {
+            "flow_runs": {"deployment_id": {"any_": [found["id"]]}},
+            "deployments": {"id": {"any_": [found["id"]]}},
+            "sort": "EXPECTED_START_TIME_ASC",
+        }
+        return [run for run in self.post("flow_runs/filter", body) if not run["auto_scheduled"]]

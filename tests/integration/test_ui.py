@@ -1,0 +1,89 @@
+"""The Prefect UI, Data Docs and the Evidently page in a headless browser, as a person sees them."""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium.webdriver import Chrome, ChromeOptions
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.wait import WebDriverWait
+
+from tests.integration.conftest import Project
+from tests.integration.prefect_api import PrefectApi
+from tests.integration.test_flows import environment
+
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Headless Chromium. SCREENSHOTS names a folder that keeps what it showed."""
+    binary, driver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
+    if not (binary and driver):
+        assert "CI" not in os.environ, "Chromium and its driver are missing: apt install chromium chromium-driver"
+        pytest.skip("Chromium and its driver are not installed (Debian: chromium, chromium-driver)")
+    options = ChromeOptions()
+    options.binary_location = binary
+    folder = tmp_path_factory.mktemp("chromium")
+    for switch in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run",
+                   "disable-background-networking", "disable-component-update", "disable-sync", "disable-quic",
+                   f"user-data-dir={folder}", "window-size=1500,1300"):  # fmt: skip
+        options.add_argument(f"--{switch}")
+    chrome = Chrome(options, Service(driver))
+    yield chrome
+    chrome.quit()
+
+
+def shows(browser: Chrome, url: str, *texts: str, picture: str | None = None) -> None:
+    """Open a page and wait until it shows all of `texts`."""
+    browser.get(url)
+
+    def seen(driver: Chrome) -> bool:
+        page = driver.find_element(By.TAG_NAME, "body").text
+        return all(text in page for text in texts)
+
+    try:
+        WebDriverWait(browser, 60).until(seen)
+    finally:
+        if picture and (folder := os.environ.get("SCREENSHOTS")):
+            time.sleep(3)  # charts and artifacts come after the text
+            browser.save_screenshot(str(Path(folder) / f"{picture}.png"))
+
+
+def ui(project: Project) -> str:
+    return environment(project)["PREFECT_API_URL"].removesuffix("/api")
+
+
+def test_deployments_with_their_schedules(finished: tuple[Project, str], browser: Chrome) -> None:
+    names = ("pipeline", "monitoring", "retraining", "release")
+    shows(browser, f"{ui(finished[0])}/deployments", *names, "At 03:00 AM", picture="deployments")
+
+
+def test_a_completed_pipeline_run_with_its_artifacts(finished: tuple[Project, str], browser: Chrome) -> None:
+    api = PrefectApi(environment(finished[0])["PREFECT_API_URL"])
+    runs = api.post("flow_runs/filter", {"flows": {"name": {"any_": ["pipeline"]}}, "sort": "END_TIME_DESC"})
+    run = next(each for each in runs if each["state"]["type"] == "COMPLETED" and api.artifacts(each["id"]))
+    page = f"{ui(finished[0])}/runs/flow-run/{run['id']}"
+    shows(browser, page, run["name"], "Completed", "train", picture="pipeline-run")
+    shows(browser, f"{page}?tab=Artifacts", "metrics", "judgement", "published-version", picture="pipeline-artifacts")
+
+
+def test_the_data_docs_and_the_drift_report(finished: tuple[Project, str], browser: Chrome) -> None:
+    reports = (finished[0].root / "data" / "reports").as_uri()
+    shows(browser, f"{reports}/validation/data_docs/index.html", "train", picture="data-docs")
+    shows(browser, f"{reports}/drift/report.html", "Drift", picture="evidently")
+
+
+def test_a_retraining_that_drift_started(finished: tuple[Project, str], browser: Chrome) -> None:
+    api = PrefectApi(environment(finished[0])["PREFECT_API_URL"])
+    run = next(each for each in api.runs("retraining/retraining") if each["parameters"].get("reason") == "drift")
+    assert json.dumps(run["created_by"]).count("AUTOMATION") == 1
+    page = f"{ui(finished[0])}/runs/flow-run/{run['id']}"
+    shows(browser, page, run["name"], "retrain on drift", picture="retraining-run")

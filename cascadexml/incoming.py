@@ -357,7 +357,7 @@ def _stem(source: str) -> str:
     """The last part of a source's name, without endings and with nothing but letters, digits, dots and dashes."""
     name = public_name(source).rstrip("/").rpartition("/")[2]
     name = re.sub(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|xz|gz|bz2|zip|tar|tgz|txz|tbz2))+$", "", name, flags=re.I)
-    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip(".-") or "batch"
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("._-")[:80] or "batch"
 
 
 def _content(accepted: pa.Table) -> bytes:

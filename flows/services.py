@@ -170,6 +170,7 @@ class Services:
                 "AWS_SHARED_CREDENTIALS_FILE": str(self.credentials),
                 "AWS_DEFAULT_REGION": "us-east-1",
                 "AWS_EC2_METADATA_DISABLED": "true",
+                "CASCADEXML_REGISTRY": REGISTRY,
             }
         if self._running(SERVER) and not self._is_users(SERVER):
             found |= {

@@ -32,7 +32,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_in_the_docs_exist(page: Path) -> None:
     for target in set(re.findall(r"(?:^|[`\s])make ([a-z]+)(?=[`\s])", page.read_text(encoding="utf-8"))):
-        if target in {"run", "test", "lint", "unit", "integration", "setup", "lock", "clean", "help"}:
+        if target in {"run", "up", "down", "env", "test", "lint", "unit", "integration", "setup", "lock", "clean", "help"}:
             run = subprocess.run(["make", "-n", target], cwd=REPO, capture_output=True, text=True, timeout=60)
             assert run.returncode == 0, run.stderr
 

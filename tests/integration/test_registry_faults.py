@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from botocore.exceptions import BotoCoreError, ClientError
 
 from cascadexml.errors import CascadeXMLError, ConflictError, RegistryError
 from cascadexml.registry import Registry
@@ -390,6 +391,13 @@ def test_a_puller_that_waits_takes_over_when_the_other_is_killed(site, published
     assert (kind, files_of(Path(path))) == ("ok", files_of(artifacts[0]))
 
 
+def is_readable(site: Site, key: str) -> bool:
+    try:
+        return bool(site.read(key))
+    except (ClientError, BotoCoreError):
+        return False
+
+
 @pytest.fixture
 def own_store(tmp_path) -> Iterator[SeaweedFS]:
     store = SeaweedFS(tmp_path / "store")
@@ -429,6 +437,8 @@ def test_a_store_killed_while_it_is_written_to_keeps_what_was_published(
                 assert "manifest" in pattern
             proxy.forwarded = None
             own_store.start()
+            # It says that it is healthy before it has found its own volumes again.
+            wait_until(lambda: is_readable(site, f"models/tiny/versions/{first}/manifest.json"))
             shutil.rmtree(site.cache, ignore_errors=True)
             assert_whole(good, "tiny", first, artifacts[0], site.folder / "copy")
             assert [move.reason for move in good.history("tiny")] == ["first"]

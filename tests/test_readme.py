@@ -8,6 +8,7 @@ import pytest
 
 REPO = Path(__file__).resolve().parents[1]
 PAGES = [REPO / "README.md", REPO / "CONTRIBUTING.md", REPO / "CHANGELOG.md", *sorted((REPO / "docs").glob("*.md"))]
+TARGETS = {"run", "up", "down", "env", "test", "lint", "unit", "integration", "setup", "lock", "clean", "help"}
 
 
 def blocks(page: Path, language: str) -> list[str]:
@@ -32,7 +33,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_make_targets_in_the_docs_exist(page: Path) -> None:
     for target in set(re.findall(r"(?:^|[`\s])make ([a-z]+)(?=[`\s])", page.read_text(encoding="utf-8"))):
-        if target in {"run", "up", "down", "env", "test", "lint", "unit", "integration", "setup", "lock", "clean", "help"}:
+        if target in TARGETS:
             run = subprocess.run(["make", "-n", target], cwd=REPO, capture_output=True, text=True, timeout=60)
             assert run.returncode == 0, run.stderr
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections import deque
@@ -16,6 +17,7 @@ import yaml
 from prefect import get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 
+from cascadexml.bundle import beside
 from cascadexml.config import load_settings
 from cascadexml.errors import CascadeXMLError
 from cascadexml.registry import Registry, Version
@@ -83,7 +85,7 @@ def run_command(command: Sequence[str], folder: Path) -> None:
             process.kill()
     if code:
         said = last[0].removeprefix("error: ") if last else "it said nothing"
-        raise StageError(f"{' '.join(command[:5])} ended with exit code {code}: {said}")
+        raise StageError(f"{said} (exit code {code} of {' '.join(['python', *command[1:6]])})")
 
 
 def dvc_stages(folder: Path) -> list[str]:
@@ -94,7 +96,34 @@ def dvc_stages(folder: Path) -> list[str]:
 @task(task_run_name="{stage}")
 def run_stage(stage: str, folder: Path, remote: bool) -> None:
     """Bring one DVC stage up to date; one that was run before with the same deps comes from the cache or the remote."""
-    run_command([PYTHON, "-m", "dvc", "repro", "--single-item", *(["--pull"] if remote else []), stage], folder)
+    mend_lock(folder)
+    run_command([PYTHON, "-m", "dvc", "repro", *(["--pull"] if remote else []), "--single-item", stage], folder)
+
+
+def mend_lock(folder: Path) -> None:
+    """Bring back the last whole dvc.lock where a torn one lies.
+
+    DVC writes it in place: killed at that moment it leaves an empty or cut file, which it refuses to read ever after.
+    """
+    lock, kept = folder / "dvc.lock", folder / ".dvc" / "tmp" / "dvc.lock.whole"
+    if not lock.exists():
+        return
+    try:
+        content = yaml.safe_load(lock.read_text(encoding="utf-8"))
+        whole = isinstance(content, dict) and isinstance(content.get("stages"), dict)
+    except (yaml.YAMLError, UnicodeDecodeError):
+        whole = False
+    if whole:
+        with beside(kept) as new:
+            shutil.copyfile(lock, new)
+        return
+    get_run_logger().warning("dvc.lock is torn: a run was killed while writing it; going back to the last whole one")
+    if kept.exists():
+        with beside(lock) as new:
+            shutil.copyfile(kept, new)
+    else:
+        # DVC's run cache still knows what ran.
+        lock.unlink()
 
 
 @task(task_run_name="push {stage}", **NETWORK_RETRIES)

@@ -161,6 +161,21 @@ def test_drift_starts_a_retraining_whose_challenger_is_judged(project: Project, 
             assert len(api.runs("retraining/retraining")) == count
 
 
+def test_a_release_moves_the_champion_by_hand_and_back(project: Project, api: PrefectApi) -> None:
+    before = champion(project)
+    other = next(each["version"] for each in registry(project, "list", MODEL) if each["version"] != before)
+    for parameters, expected in (
+        ({"action": "promote", "version": other, "reason": "asked for by the indexers"}, other),
+        ({"action": "roll_back", "reason": "complaints about chemistry"}, before),
+    ):
+        run = api.start("release/release", **parameters)
+        assert api.wait(run)["type"] == "COMPLETED", api.log(run)[-3000:]
+        assert champion(project) == expected
+        assert parameters["reason"] in json.dumps(api.artifacts(run)["history"])
+    assert api.wait(api.start("release/release", action="roll_back", reason=" "))["type"] == "FAILED"
+    assert champion(project) == before
+
+
 def stage_processes(project: Project) -> list[int]:
     """The pids of stages that run in the project."""
     found = []
@@ -175,7 +190,7 @@ def stage_processes(project: Project) -> list[int]:
 
 
 # Minutes of training, even with a tiny encoder.
-LONG = ["train.epochs=2000", "train.checkpoint_minutes=0"]
+LONG = ["train.epochs=1000", "train.checkpoint_minutes=0"]
 
 
 def test_cancelling_stops_the_training_and_the_next_run_resumes(project: Project, api: PrefectApi) -> None:

@@ -86,4 +86,4 @@ def test_a_retraining_that_drift_started(finished: tuple[Project, str], browser:
     run = next(each for each in api.runs("retraining/retraining") if each["parameters"].get("reason") == "drift")
     assert json.dumps(run["created_by"]).count("AUTOMATION") == 1
     page = f"{ui(finished[0])}/runs/flow-run/{run['id']}"
-    shows(browser, page, run["name"], "retrain on drift", picture="retraining-run")
+    shows(browser, page, run["name"], "retraining on drift", picture="retraining-run")

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -34,26 +35,30 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     folder = tmp_path_factory.mktemp("chromium")
     for switch in ("headless=new", "no-sandbox", "disable-gpu", "disable-dev-shm-usage", "no-first-run",
                    "disable-background-networking", "disable-component-update", "disable-sync", "disable-quic",
-                   f"user-data-dir={folder}", "window-size=1500,1300"):  # fmt: skip
+                   f"user-data-dir={folder}", "window-size=1400,1000"):  # fmt: skip
         options.add_argument(f"--{switch}")
     chrome = Chrome(options, Service(driver))
     yield chrome
     chrome.quit()
 
 
-def shows(browser: Chrome, url: str, *texts: str, picture: str | None = None) -> None:
-    """Open a page and wait until it shows all of `texts`."""
-    browser.get(url)
+def shows(browser: Chrome, url: str | None, *texts: str, tab: str | None = None, picture: str | None = None) -> None:
+    """Open a page, turn to a tab if one is named, and wait until it shows all of `texts`."""
+    wait = WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException])
+    if url:
+        browser.get(url)
+    if tab:
+        wait.until(lambda driver: driver.find_element(By.XPATH, f"//*[normalize-space(.)='{tab}']")).click()
 
     def seen(driver: Chrome) -> bool:
         page = driver.find_element(By.TAG_NAME, "body").text
         return all(text in page for text in texts)
 
     try:
-        WebDriverWait(browser, 60).until(seen)
+        wait.until(seen, f"{url} does not show {texts}")
     finally:
         if picture and (folder := os.environ.get("SCREENSHOTS")):
-            time.sleep(3)  # charts and artifacts come after the text
+            time.sleep(3)  # charts come after the text
             browser.save_screenshot(str(Path(folder) / f"{picture}.png"))
 
 
@@ -63,7 +68,11 @@ def ui(project: Project) -> str:
 
 def test_deployments_with_their_schedules(finished: tuple[Project, str], browser: Chrome) -> None:
     names = ("pipeline", "monitoring", "retraining", "release")
-    shows(browser, f"{ui(finished[0])}/deployments", *names, "At 03:00 AM", picture="deployments")
+    shows(browser, f"{ui(finished[0])}/deployments", *names, picture="deployments")
+    api = PrefectApi(environment(finished[0])["PREFECT_API_URL"])
+    for name, schedule in (("retraining", "At 03:00 AM on day 1 of the month"), ("monitoring", "At 04:00 AM")):
+        found = api.get(f"deployments/name/{name}/{name}")["id"]
+        shows(browser, f"{ui(finished[0])}/deployments/deployment/{found}", schedule, picture=f"deployment-{name}")
 
 
 def test_a_completed_pipeline_run_with_its_artifacts(finished: tuple[Project, str], browser: Chrome) -> None:
@@ -71,8 +80,9 @@ def test_a_completed_pipeline_run_with_its_artifacts(finished: tuple[Project, st
     runs = api.post("flow_runs/filter", {"flows": {"name": {"any_": ["pipeline"]}}, "sort": "END_TIME_DESC"})
     run = next(each for each in runs if each["state"]["type"] == "COMPLETED" and api.artifacts(each["id"]))
     page = f"{ui(finished[0])}/runs/flow-run/{run['id']}"
-    shows(browser, page, run["name"], "Completed", "train", picture="pipeline-run")
-    shows(browser, f"{page}?tab=Artifacts", "metrics", "judgement", "published-version", picture="pipeline-artifacts")
+    shows(browser, page, run["name"], "Completed", "Running stage 'download'", picture="pipeline-run")
+    keys = ("metrics", "judgement", "published-version", "reports")
+    shows(browser, None, *keys, tab="Artifacts", picture="pipeline-artifacts")
 
 
 def test_the_data_docs_and_the_drift_report(finished: tuple[Project, str], browser: Chrome) -> None:

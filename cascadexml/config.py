@@ -236,7 +236,7 @@ class JudgeSettings:
 class RetrainSettings:
     """How a challenger that starts from the champion is trained: `settings` are key=value pairs over all others."""
 
-    settings: list[str] = _knob(["train.epochs=0.5"])
+    settings: list[str] = _knob(["train.encoder_lr=0.0001", "train.head_lr=0.001"])
 
 
 @dataclass(frozen=True, kw_only=True)

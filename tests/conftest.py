@@ -23,6 +23,7 @@ import pytest
 from botocore.config import Config
 
 from cascadexml.corpus import Corpus
+from flows.services import start_store
 
 REPO = Path(__file__).resolve().parents[1]
 
@@ -135,21 +136,14 @@ class SeaweedFS:
 
     def start(self) -> S3Server:
         """Start it and wait until it answers."""
-        s3, master, volume, filer, admin = self.ports
-        command = [
-            str(REPO / ".venv" / "bin" / "weed"), "mini", f"-dir={self.folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-            f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
-            f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0",
-            "-s3.autoCreateBucket=false", "-admin.ui=false", "-webdav=false", "-master.telemetry=false",
-            f"-s3.config={self.identities}",
-        ]  # fmt: skip
-        environment = {
-            "AWS_ACCESS_KEY_ID": self.server.access_key,
-            "AWS_SECRET_ACCESS_KEY": self.server.secret_key,
-            "HOME": str(self.folder),
-        }
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, cwd=self.folder)
+        self.process = start_store(
+            self.folder,
+            self.ports,
+            self.server.access_key,
+            self.server.secret_key,
+            log=self.log,
+            options=[f"-s3.config={self.identities}"],
+        )
         _wait_until_healthy(self.process, f"{self.server.endpoint}/healthz", self.log)
         return self.server
 

@@ -28,8 +28,10 @@ def api(finished: tuple[Project, str]) -> PrefectApi:
 
 
 @pytest.fixture(scope="module")
-def project(finished: tuple[Project, str]) -> Project:
-    return finished[0]
+def project(finished: tuple[Project, str]) -> Iterator[Project]:
+    """The finished project; what flows change in it is taken back at the end."""
+    yield finished[0]
+    finished[0].sh("git checkout --quiet . && dvc checkout --quiet --force")
 
 
 def environment(project: Project) -> dict[str, str]:

@@ -163,6 +163,13 @@ def test_drift_starts_a_retraining_whose_challenger_is_judged(project: Project, 
             assert len(api.runs("retraining/retraining")) == count
 
 
+def test_a_cold_retraining_is_judged_too_and_not_repeated(project: Project, api: PrefectApi) -> None:
+    run = api.start("retraining/retraining", cold=True)
+    assert api.wait(run, 600)["name"] in ("Promoted", "ChampionStays"), api.log(run)[-4000:]
+    assert "warm start" not in api.log(run)
+    assert api.wait(api.start("retraining/retraining", cold=True))["name"] == "NothingNew"
+
+
 def test_a_release_moves_the_champion_by_hand_and_back(project: Project, api: PrefectApi) -> None:
     before = champion(project)
     other = next(each["version"] for each in registry(project, "list", MODEL) if each["version"] != before)

@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.util.retry import Retry
 
+# Prefect's own client tries these again too: a server on SQLite gives 503 while its database is locked.
+BUSY = Retry(total=6, backoff_factor=0.5, status_forcelist=(429, 502, 503), allowed_methods=None)
 ENDS = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 
@@ -17,12 +21,12 @@ class PrefectApi:
     url: str
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        answer = requests.post(f"{self.url}/{path}", json=body, timeout=30)
+        answer = _session().post(f"{self.url}/{path}", json=body, timeout=30)
         assert answer.ok, f"{path} answered {answer.status_code}: {answer.text[:500]}"
         return answer.json() if answer.content else None
 
     def get(self, path: str) -> Any:
-        answer = requests.get(f"{self.url}/{path}", timeout=30)
+        answer = _session().get(f"{self.url}/{path}", timeout=30)
         assert answer.ok, f"{path} answered {answer.status_code}: {answer.text[:500]}"
         return answer.json()
 
@@ -87,3 +91,9 @@ class PrefectApi:
             "sort": "EXPECTED_START_TIME_ASC",
         }
         return [run for run in self.post("flow_runs/filter", body) if not run["auto_scheduled"]]
+
+
+def _session() -> requests.Session:
+    session = requests.Session()
+    session.mount("http://", HTTPAdapter(max_retries=BUSY))
+    return session

@@ -43,7 +43,7 @@ def pipeline(
         overrides.apply(folder / "params.yaml", settings)
     load_settings(folder / "params.yaml")
     tasks.run_stages(tasks.dvc_stages(folder), folder)
-    report(folder)
+    report(folder / "data" / "reports")
     champion = tasks.pull_champion(folder)
     outcome = tasks.decide(folder, champion, promote)
     with beside(folder / "data" / "reports" / "published.json") as new:
@@ -51,9 +51,8 @@ def pipeline(
     return outcome
 
 
-def report(folder: Path) -> None:
+def report(reports: Path) -> None:
     """The run's figures beside the baselines', and where its pages lie, on the run's page."""
-    reports = folder / "data" / "reports"
     metrics = tasks.read_json(reports / "metrics.json")
     rows = [
         {

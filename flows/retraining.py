@@ -11,6 +11,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.states import Completed, State
 
+from cascadexml.bundle import beside
 from cascadexml.config import load_settings
 from cascadexml.errors import DataError
 from flows import tasks
@@ -59,7 +60,7 @@ def retraining(
     workspace = folder / "data" / "workspaces" / plan["key"]
     prepare(folder, workspace, champion, batches, plan["settings"])
     tasks.run_stages([stage for stage in tasks.dvc_stages(workspace) if stage not in LEFT_OUT], workspace)
-    report(workspace)
+    report(keep_reports(workspace, folder / "data" / "reports" / "retraining" / plan["key"]))
     outcome = tasks.decide(workspace, champion, "if_better")
     note(folder, plan, outcome, {"batch": batch, "reason": reason})
     shutil.rmtree(workspace)
@@ -107,11 +108,20 @@ def prepare(
     registry, name = tasks.model_registry(folder)
     base = workspace / "data" / "base" / "artifact"
     if not base.exists():
-        shutil.copytree(champion.path, base)
+        with beside(base) as new:
+            shutil.copytree(champion.path, new)
     for key in batches:
         file = workspace / "data" / "accepted" / f"{key}.parquet"
         if not file.exists():
-            file.write_bytes(registry.read_record(name, "batches", key, "records.parquet"))
+            with beside(file) as new:
+                new.write_bytes(registry.read_record(name, "batches", key, "records.parquet"))
+
+
+def keep_reports(workspace: Path, kept: Path) -> Path:
+    """Copy the workspace's reports to where those of the project are served: the workspace goes at the end."""
+    with beside(kept) as new:
+        shutil.copytree(workspace / "data" / "reports", new)
+    return kept
 
 
 @task(**tasks.NETWORK_RETRIES)

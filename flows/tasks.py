@@ -85,7 +85,8 @@ def run_command(command: Sequence[str], folder: Path) -> None:
             process.kill()
     if code:
         said = last[0].removeprefix("error: ") if last else "it said nothing"
-        raise StageError(f"{said} (exit code {code} of {' '.join(['python', *command[1:6]])})")
+        # No further: the address of a batch may carry a signature.
+        raise StageError(f"{said} (exit code {code} of {' '.join(['python', *command[1:4]])})")
 
 
 def dvc_stages(folder: Path) -> list[str]:

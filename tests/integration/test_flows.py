@@ -144,6 +144,10 @@ def test_drift_starts_a_retraining_whose_challenger_is_judged(project: Project, 
         outcome = next(r for r in records(project, "retrainings").values() if r["batch"] == key)
         assert outcome["promoted"] == (state["name"] == "Promoted")
         assert champion(project) == (outcome["version"] if outcome["promoted"] else before)
+        pages = api.artifacts(retraining["id"])["reports"]
+        assert f"/retraining/{outcome['key']}/validation/data_docs/index.html" in pages
+        assert (project.root / "data/reports/retraining" / outcome["key"] / "metrics.json").is_file()
+        assert not (project.root / "data/workspaces" / outcome["key"]).exists()
         judged = [
             key for key in records(project, "judgements") if key.startswith(f"{outcome['version']}-against-{before}")
         ]

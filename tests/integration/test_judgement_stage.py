@@ -26,7 +26,11 @@ from tests.tiny_runs import prepare, train
 pytestmark = pytest.mark.integration
 
 N, TOP_K = 150, 30
-PARAMS = f"evaluate: {{ks: [1, 5], top_k: {TOP_K}, bootstrap_samples: 200}}\ntrain: {{device: cpu}}\n"
+PARAMS = f"""
+evaluate: {{ks: [1, 5], top_k: {TOP_K}, bootstrap_samples: 200}}
+judge: {{min_slice: 50}}
+train: {{device: cpu}}
+"""
 
 
 @dataclass(frozen=True)

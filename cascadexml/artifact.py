@@ -206,7 +206,8 @@ def resolve(path: str | Path, progress: Progress = silent) -> Path:
         FormatError: what lies there is damaged or, with `CASCADEXML_VERIFY_KEY` set, not signed.
     """
     if str(path).startswith("s3://"):
-        from cascadexml.registry import Registry, parse_uri
+        from cascadexml.model_uri import parse_uri
+        from cascadexml.registry import Registry
 
         uri = parse_uri(str(path))
         return Registry(uri.registry).pull(uri.name, uri.ref, progress=progress)

@@ -9,14 +9,12 @@ version exists whole or not at all. An alias moves by compare-and-set on its ETa
 however many processes work at once and wherever one of them dies.
 """
 
-import dataclasses
 import getpass
 import hashlib
 import json
 import logging
 import os
 import random
-import re
 import secrets
 import shutil
 import socket
@@ -32,11 +30,13 @@ from typing import Any, Final, Literal
 from urllib.parse import quote, unquote
 
 from cascadexml import bundle, signing
+from cascadexml.aliases import Move, alias_bytes, parse_alias, roll_back_target
 from cascadexml.artifact import KIND, VERSION, open_artifact
 from cascadexml.bundle import MANIFEST
 from cascadexml.cache import Cache, Manifest, check_listing, default_cache, is_safe_name, meter, read_manifest
 from cascadexml.config import RegistrySettings
 from cascadexml.errors import ConflictError, DataError, FormatError, NotFoundError, RegistryError
+from cascadexml.model_uri import NAME, VERSION_NAME, bucket_and_prefix, checked_alias, checked_name
 from cascadexml.object_store import PART, Entry, ObjectStore, in_parallel
 from cascadexml.progress import Progress, silent
 from cascadexml.signing import SIGNATURE
@@ -48,26 +48,9 @@ ANY: Final[Any] = object()
 """For `promote(expect=…)`: whatever the alias names now."""
 RECORD = "record.json"
 REMOVING = "removing.json"
-ALIAS_KIND, ALIAS_VERSION = "cascadexml.alias", 1
 TOMBSTONE_KIND = "cascadexml.removed"
 RACES = 200
 RACE_SECONDS = 60.0
-
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
-_VERSION = re.compile(r"v-[0-9a-f]{12}")
-_SEGMENT = re.compile(r"[A-Za-z0-9!_.*'()~+=,-]+")
-
-
-@dataclass(frozen=True)
-class ModelURI:
-    """Where a model lies: `s3://bucket/prefix`, the model's name, and an alias or a version."""
-
-    registry: str
-    name: str
-    ref: str
-
-    def __str__(self) -> str:
-        return f"{self.registry}/{self.name}@{self.ref}"
 
 
 @dataclass(frozen=True)
@@ -101,31 +84,6 @@ class Version:
 
 
 @dataclass(frozen=True)
-class Move:
-    """One move of an alias.
-
-    Attributes:
-        id: unique.
-        when: ISO 8601, UTC.
-        by: who moved it.
-        source: the version that the alias named before; None for the first move.
-        target: the version that it names since.
-        reason: why.
-        alias: which one.
-        action: a roll-back takes earlier moves back, so that the next one goes further back.
-    """
-
-    id: str
-    when: str
-    by: str
-    source: str | None
-    target: str
-    reason: str
-    alias: str
-    action: Literal["promote", "rollback"] = "promote"
-
-
-@dataclass(frozen=True)
 class Removed:
     """What `gc` removed, or would remove.
 
@@ -140,54 +98,6 @@ class Removed:
     uri: str
     size: int
     newest: datetime
-
-
-def parse_uri(uri: str) -> ModelURI:
-    """Take `s3://bucket/prefix/name@ref` apart; without `@ref` the alias champion is meant.
-
-    Raises:
-        RegistryError: it is no such URI.
-    """
-    place, _, last = uri.rpartition("/")
-    name, at, ref = last.partition("@")
-    if not _is_place(place) or not _NAME.fullmatch(name) or (at and not _NAME.fullmatch(ref)):
-        raise RegistryError(
-            f"{uri} is no model's URI: expected s3://bucket/prefix/name@champion, or @v-… for a version."
-        )
-    return ModelURI(place, name, ref or "champion")
-
-
-def _is_place(uri: str) -> bool:
-    scheme, _, path = uri.partition("://")
-    return scheme == "s3" and all(_SEGMENT.fullmatch(s) and s not in (".", "..") for s in path.split("/"))
-
-
-def _take_apart(uri: str) -> tuple[str, str]:
-    """Bucket, and prefix with a "/" at its end or empty."""
-    if not _is_place(uri):
-        raise RegistryError(f"{uri} is no registry's URI: expected s3://bucket/prefix.")
-    bucket, *segments = uri.removeprefix("s3://").split("/")
-    return bucket, "".join(f"{segment}/" for segment in segments)
-
-
-def roll_back_target(moves: Sequence[Move]) -> str | None:
-    """The version that a roll-back goes to after these moves, oldest first; None where there is none before.
-
-    A promotion puts a version on top of those before; a roll-back takes off all that lie above its target.
-    """
-    held = _held(moves)
-    return held[-2] if len(held) > 1 else None
-
-
-def _held(moves: Sequence[Move]) -> list[str]:
-    held: list[str] = []
-    for move in moves:
-        if move.action == "rollback" and move.target in held:
-            while held[-1] != move.target:
-                held.pop()
-        else:
-            held.append(move.target)
-    return held
 
 
 class Registry:
@@ -207,7 +117,7 @@ class Registry:
     def __init__(self, uri: str, *, settings: RegistrySettings | None = None, cache: Path | None = None) -> None:
         self.uri = uri.rstrip("/")
         self.settings = settings or RegistrySettings()
-        bucket, self._prefix = _take_apart(self.uri)
+        bucket, self._prefix = bucket_and_prefix(self.uri)
         self._store = ObjectStore(bucket, self.settings)
         self._cache = Cache(cache if cache is not None else default_cache(), self.settings.workers)
         key = self.settings.verify_key or os.environ.get("CASCADEXML_VERIFY_KEY")
@@ -234,7 +144,7 @@ class Registry:
         artifact = open_artifact(folder)
         data = (artifact.path / MANIFEST).read_bytes()
         manifest = read_manifest(data, str(artifact.path / MANIFEST))
-        name = _checked(name or str(manifest.meta["name"]), "a model's name")
+        name = checked_name(name or str(manifest.meta["name"]), "a model's name")
         version = _version_of(manifest)
         prefix = self._version_prefix(name, version)
         entries = self._files(prefix)
@@ -350,7 +260,7 @@ class Registry:
             NotFoundError: there is no such version, or it is being removed.
             ConflictError: the alias names another version than `expect`; or others moved it without a pause.
         """
-        _checked_alias(alias)
+        checked_alias(alias)
         if not reason.strip():
             raise RegistryError(f"a move of {name}@{alias} needs a reason: say why, it is kept in the history.")
         self._check_whole(name, version)
@@ -384,7 +294,7 @@ class Registry:
             NotFoundError: there is no such alias, none before, or the version has been removed.
             ConflictError: the alias moved meanwhile: look before rolling back what somebody just did.
         """
-        _checked_alias(alias)
+        checked_alias(alias)
         if not reason.strip():
             raise RegistryError(f"a move of {name}@{alias} needs a reason: say why, it is kept in the history.")
         moves, etag = self._moves(name, alias)
@@ -411,14 +321,14 @@ class Registry:
         Raises:
             NotFoundError: there is no such alias.
         """
-        moves, _ = self._moves(name, _checked_alias(alias))
+        moves, _ = self._moves(name, checked_alias(alias))
         if not moves:
             raise self._no_alias(name, alias)
         return moves
 
     def names(self) -> list[str]:
         """The models that have at least one complete version, sorted."""
-        found = [name for name in self._store.folders(self._prefix) if _NAME.fullmatch(name)]
+        found = [name for name in self._store.folders(self._prefix) if NAME.fullmatch(name)]
         return [name for name in found if any(self._version_or_none(name, v) for v in self._complete(name))]
 
     def versions(self, name: str) -> list[Version]:
@@ -507,7 +417,7 @@ class Registry:
         """
         if keep is not None and keep < 0:
             raise RegistryError(f"keep is {keep}, expected at least 0.")
-        names = [_checked(name, "a model's name")] if name else list(self._store.folders(self._prefix))
+        names = [checked_name(name, "a model's name")] if name else list(self._store.folders(self._prefix))
         limit = datetime.now(UTC) - older_than
         return [removed for each in names for removed in self._gc(each, limit, keep, dry_run)]
 
@@ -615,7 +525,7 @@ class Registry:
 
     def records(self, name: str, kind: str) -> list[str]:
         """The keys of a model's complete records of a kind, oldest first."""
-        prefix = f"{self._prefix}{_checked(name, 'a model')}/records/{_checked(kind, 'a kind')}/"
+        prefix = f"{self._prefix}{checked_name(name, 'a model')}/records/{checked_name(kind, 'a kind')}/"
         ends = [entry for entry in self._store.list(prefix) if entry.key.count("/") == prefix.count("/") + 1]
         found = [entry for entry in ends if entry.key.endswith(f"/{RECORD}")]
         return [e.key.removeprefix(prefix).split("/")[0] for e in sorted(found, key=lambda e: (e.modified, e.key))]
@@ -632,21 +542,26 @@ class Registry:
         return self._store.get(prefix + file).data
 
     def _record_prefix(self, name: str, kind: str, key: str) -> str:
-        parts = (_checked(name, "a model's name"), "records", _checked(kind, "a record's kind"), _checked(key, "a key"))
+        parts = (
+            checked_name(name, "a model's name"),
+            "records",
+            checked_name(kind, "a record's kind"),
+            checked_name(key, "a key"),
+        )
         return f"{self._prefix}{'/'.join(parts)}/"
 
     def _version_prefix(self, name: str, version: str) -> str:
-        return f"{self._prefix}{_checked(name, 'a model')}/versions/{version}/"
+        return f"{self._prefix}{checked_name(name, 'a model')}/versions/{version}/"
 
     def _files(self, prefix: str) -> dict[str, Entry]:
         return {entry.key.removeprefix(prefix): entry for entry in self._store.list(prefix)}
 
     def _complete(self, name: str) -> list[str]:
         """The versions of a model that have a manifest and are not being removed."""
-        base = f"{self._prefix}{_checked(name, 'a model')}/versions/"
+        base = f"{self._prefix}{checked_name(name, 'a model')}/versions/"
         parts = [entry.key.removeprefix(base).split("/") for entry in self._store.list(base)]
         ends = {end: {p[0] for p in parts if p[1:] == [end]} for end in (MANIFEST, REMOVING)}
-        return sorted(v for v in ends[MANIFEST] - ends[REMOVING] if _VERSION.fullmatch(v))
+        return sorted(v for v in ends[MANIFEST] - ends[REMOVING] if VERSION_NAME.fullmatch(v))
 
     def _version_or_none(self, name: str, version: str) -> Version | None:
         try:
@@ -683,16 +598,16 @@ class Registry:
         return Version(name, version, uri, blob.modified, manifest.sha256, manifest.meta, manifest.files, by), manifest
 
     def _resolve(self, name: str, ref: str) -> tuple[Version, Manifest]:
-        if _VERSION.fullmatch(ref):
+        if VERSION_NAME.fullmatch(ref):
             return self._version(name, ref)
-        moves, _ = self._moves(name, _checked_alias(ref))
+        moves, _ = self._moves(name, checked_alias(ref))
         if not moves:
             raise self._no_alias(name, ref)
         return self._version(name, moves[-1].target)
 
     def _check_whole(self, name: str, version: str) -> None:
         """Refuse a version that is not complete in the store."""
-        if not _VERSION.fullmatch(version):
+        if not VERSION_NAME.fullmatch(version):
             raise NotFoundError(f"{version!r} is no version of {name}: expected v- and 12 hex digits.")
         found, manifest = self._version(name, version)
         entries = self._files(self._version_prefix(name, version))
@@ -701,7 +616,7 @@ class Registry:
         check_listing(manifest, entries, found.uri + "/")
 
     def _alias_key(self, name: str, alias: str) -> str:
-        return f"{self._prefix}{_checked(name, 'a model')}/aliases/{alias}.json"
+        return f"{self._prefix}{checked_name(name, 'a model')}/aliases/{alias}.json"
 
     def _moves(self, name: str, alias: str) -> tuple[list[Move], str | None]:
         """An alias's moves, oldest first, and its ETag; none and None where there is no such alias."""
@@ -710,10 +625,10 @@ class Registry:
             blob = self._store.get(key)
         except NotFoundError:
             return [], None
-        return _parse_alias(blob.data, alias, self._store.uri(key)), blob.etag
+        return parse_alias(blob.data, alias, self._store.uri(key)), blob.etag
 
     def _all_moves(self, name: str) -> dict[str, list[Move]]:
-        base = f"{self._prefix}{_checked(name, 'a model')}/aliases/"
+        base = f"{self._prefix}{checked_name(name, 'a model')}/aliases/"
         names = [e.key.removeprefix(base) for e in self._store.list(base)]
         aliases = [n.removesuffix(".json") for n in names if n.endswith(".json") and "/" not in n]
         found = in_parallel((partial(self._moves, name, alias) for alias in aliases), self.settings.workers)
@@ -734,7 +649,7 @@ class Registry:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         source = moves[-1].target if moves else None
         move = Move(secrets.token_hex(16), now, by or _myself(), source, target, reason.strip(), alias, action)
-        key, data = self._alias_key(name, alias), _alias_bytes(alias, [*moves, move])
+        key, data = self._alias_key(name, alias), alias_bytes(alias, [*moves, move])
         written = self._store.put_if_absent(key, data) if etag is None else self._store.replace_if(key, data, etag)
         # A write whose answer was lost is tried again by boto, and then refused because of itself.
         if not written and move.id not in {m.id for m in self._moves(name, alias)[0]}:
@@ -756,7 +671,7 @@ class Registry:
             if etag is not None and moves[-1].id == move.id:
                 key = self._alias_key(name, move.alias)
                 if before:
-                    self._store.replace_if(key, _alias_bytes(move.alias, before), etag)
+                    self._store.replace_if(key, alias_bytes(move.alias, before), etag)
                 else:
                     # A publisher need not have the right to delete; an alias that leads nowhere is mended by a move.
                     with suppress(RegistryError):
@@ -820,52 +735,6 @@ def _being_removed(uri: str, kind: type[RegistryError] = NotFoundError) -> Regis
 def _removed(what: Literal["incomplete version", "old version"], uri: str, entries: Mapping[str, Entry]) -> Removed:
     newest = max(entry.modified for entry in entries.values())
     return Removed(what, uri.rstrip("/"), sum(entry.size for entry in entries.values()), newest)
-
-
-def _alias_bytes(alias: str, moves: Sequence[Move]) -> bytes:
-    document = {
-        "kind": ALIAS_KIND,
-        "version": ALIAS_VERSION,
-        "alias": alias,
-        "target": moves[-1].target,
-        "moves": [{k: v for k, v in dataclasses.asdict(move).items() if k != "alias"} for move in moves],
-    }
-    return json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n"
-
-
-def _parse_alias(data: bytes, alias: str, where: str) -> list[Move]:
-    try:
-        document = json.loads(data)
-        kind, version = document["kind"], document["version"]
-        if kind == ALIAS_KIND and type(version) is int and version > ALIAS_VERSION:
-            raise FormatError(
-                f"{where} has format version {version}, this library reads up to {ALIAS_VERSION}: "
-                "install a newer cascadexml."
-            )
-        moves = [Move(alias=alias, **move) for move in document["moves"]]
-        well_formed = (
-            kind == ALIAS_KIND
-            and document["alias"] == alias
-            and document["target"] == moves[-1].target
-            and all(_VERSION.fullmatch(move.target) and move.action in ("promote", "rollback") for move in moves)
-        )
-    except (ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        raise FormatError(f"{where} cannot be read as an alias ({error!r}): restore it from a backup.") from None
-    if not well_formed:
-        raise FormatError(f"{where} is not a well-formed alias: restore it from a backup.")
-    return moves
-
-
-def _checked(name: str, what: str) -> str:
-    if not _NAME.fullmatch(name) or name.endswith("."):
-        raise DataError(f"{name!r} cannot be {what}: expected letters, digits, '.', '_' or '-', at most 128.")
-    return name
-
-
-def _checked_alias(alias: str) -> str:
-    if _VERSION.fullmatch(alias):
-        raise DataError(f"{alias!r} is a version's name and cannot be an alias: choose another.")
-    return _checked(alias, "an alias")
 
 
 def _check_replaceable(path: Path) -> None:

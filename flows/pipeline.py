@@ -8,11 +8,11 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
+from cascadexml import overrides
 from cascadexml.bundle import beside
 from cascadexml.config import load_settings
 from cascadexml.errors import CascadeXMLError
 from flows import tasks
-from stages import overrides
 
 FIGURES = ("P@1", "P@3", "P@5", "nDCG@5", "nDCG@20", "R@20", "PSP@1", "PSP@5")
 RANKERS = {"tfidf_knn": "TF-IDF nearest neighbours", "popularity": "label popularity"}

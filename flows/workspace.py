@@ -10,10 +10,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cascadexml import overrides
 from cascadexml.bundle import beside
 from cascadexml.config import load_settings
 from cascadexml.errors import ConfigError
-from stages import overrides
 
 CODE = ("cascadexml", "stages", "dvc.yaml", "params.yaml", ".dvc/config")
 

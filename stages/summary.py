@@ -35,9 +35,8 @@ def main(settings: Settings) -> None:
         ("the model card", ARTIFACT / "model_card.md"),
     ):
         console.print(f"  {what:<24} {where}", markup=False)
-    place = "champion" if published["promoted"] else f"challenger; the champion is {published['against']}"
-    if published["version"] == published["against"]:
-        place = "champion"
+    serves = published["promoted"] or published["version"] == published["against"]
+    place = "champion" if serves else f"challenger; the champion is {published['against']}"
     console.print(f"\nPublished as {published['uri']} ({place}: {' '.join(published['reasons'])})", markup=False)
     show_examples(console, settings, published["uri"])
 
@@ -66,11 +65,8 @@ def metrics_table(metrics: dict[str, Any]) -> Table:
         table.add_column(ranker, justify="right")
     for name in SHOWN:
         if name in metrics["test"]:
-            cells = [
-                f"{figures[name]:.2%} ({intervals[name][0]:.1%} to {intervals[name][1]:.1%})".replace("%", "")
-                for figures, intervals in rankers.values()
-            ]
-            table.add_row(name, *cells)
+            rows = [(100 * figures[name], *(100 * end for end in ends[name])) for figures, ends in rankers.values()]
+            table.add_row(name, *(f"{figure:.2f} ({low:.1f} to {high:.1f})" for figure, low, high in rows))
     return table
 
 

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cascadexml.aliases import Move, roll_back_target
 from cascadexml.artifact import KIND, VERSION
 from cascadexml.cache import check_listing, read_manifest
 from cascadexml.errors import FormatError, RegistryError
+from cascadexml.model_uri import parse_uri
 from cascadexml.object_store import Entry
-from cascadexml.registry import Move, Registry, parse_uri, roll_back_target
+from cascadexml.registry import Registry
 
 NAMES = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,20}", fullmatch=True).filter(lambda n: not n.endswith("."))
 SEGMENTS = st.from_regex(r"[A-Za-z0-9!_.*'()-]{1,12}", fullmatch=True).filter(lambda s: s not in (".", ".."))

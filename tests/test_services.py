@@ -13,7 +13,9 @@ import psutil
 import pytest
 import yaml
 
-from flows.services import ServiceError, Services, start_store
+from flows.processes import ServiceError
+from flows.services import Services
+from flows.store import start_store
 from tests.conftest import free_ports
 
 

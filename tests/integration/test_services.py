@@ -18,7 +18,8 @@ import psutil
 import pytest
 from botocore.exceptions import ClientError
 
-from flows.services import BUCKET, ServiceError, Services
+from flows.processes import ServiceError
+from flows.services import BUCKET, Services
 from tests.conftest import free_ports
 from tests.integration.prefect_api import PrefectApi
 

@@ -1,0 +1,78 @@
+"""What the local services need of the operating system: free ports, an end for processes, the way to programs."""
+
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+from cascadexml.errors import CascadeXMLError
+
+
+class ServiceError(CascadeXMLError):
+    """A local service does not start, answer or end."""
+
+
+def end(processes: Sequence[psutil.Process], name: str, seconds: float) -> None:
+    """SIGTERM to the processes and their groups, each once; SIGKILL to what is left after `seconds`."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        alive = [process for process in processes if process.is_running()]
+        leaders = set()
+        for process in alive:
+            with suppress(ProcessLookupError, PermissionError):
+                if os.getpgid(process.pid) == process.pid:
+                    leaders.add(process.pid)
+                    os.killpg(process.pid, number)
+        for process in alive:
+            with suppress(ProcessLookupError, PermissionError):
+                if os.getpgid(process.pid) not in leaders:
+                    os.kill(process.pid, number)
+        _, left = psutil.wait_procs(alive, timeout=seconds)
+        if not left:
+            return
+    raise ServiceError(f"The {name} (process {left[0].pid}) does not end, even by SIGKILL: see `ps -p {left[0].pid}`.")
+
+
+def parent_of(process: psutil.Process) -> int | None:
+    """The pid of a process's parent; None if the process is gone."""
+    try:
+        return process.ppid()
+    except psutil.Error:
+        return None
+
+
+def own_path(environ: Mapping[str, str] | None = None) -> str:
+    """PATH with the programs of this Python's environment first."""
+    path = (os.environ if environ is None else environ).get("PATH", os.defpath)
+    return os.pathsep.join([str(Path(sys.executable).parent), path])
+
+
+def is_free(port: int) -> bool:
+    """Whether nobody listens on a port of 127.0.0.1."""
+    with socket.socket() as one, socket.socket() as other:
+        # What was closed a moment ago is free, hence the option. With it, macOS lets one bind beside a wildcard.
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+        return other.connect_ex(("127.0.0.1", port)) != 0
+
+
+def free_port(taken: set[int]) -> int:
+    """A port below 20000 that nobody listens on, its gRPC twin (+ 10000) neither."""
+    while True:
+        port = 10000 + secrets.randbelow(10000)
+        if port not in taken and is_free(port) and is_free(port + 10000):
+            return port
+
+
+def last_line(log: Path) -> str:
+    """What a log says last."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "its log is empty"

@@ -13,7 +13,7 @@ STAGES: dict[str, Any] = yaml.safe_load((REPO / "dvc.yaml").read_text(encoding="
 # Carry data, settings or messages from one stage to the next; what they carry is itself a dependency.
 CARRIERS = {
     f"cascadexml/{name}.py"
-    for name in ("artifact", "bundle", "config", "corpus", "errors", "progress", "registry", "vocabulary")
+    for name in ("artifact", "bundle", "config", "corpus", "errors", "model_uri", "progress", "registry", "vocabulary")
 }
 # In git with a README alone; users and flows put files there.
 GIVEN = {"data/accepted", "data/base"}

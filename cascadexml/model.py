@@ -263,7 +263,10 @@ class CascadeXML(nn.Module):
         """Write weights (safetensors), configuration, the encoder's configuration and the tree as one bundle."""
         with bundle.writing(path, KIND, VERSION) as folder:
             (folder / "config.json").write_text(json.dumps(dataclasses.asdict(self.config), indent=1) + "\n")
-            self.encoder.config.to_json_file(folder / "encoder.json", use_diff=False)
+            encoder = json.loads(self.encoder.config.to_json_string(use_diff=False))
+            # Where the encoder lay on this machine is nobody's concern, and would make equal models differ.
+            encoder.pop("_name_or_path", None)
+            (folder / "encoder.json").write_text(json.dumps(encoder, indent=2, sort_keys=True) + "\n")
             self.tree.save(folder / "tree")
             weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
             save_file(weights, folder / "model.safetensors")

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -147,6 +148,18 @@ def test_saved_models_of_every_architecture_load_and_score_equally(architecture:
     for expected, found in zip(model.rank(ids, mask, 5), loaded.rank(ids, mask, 5), strict=True):
         torch.testing.assert_close(expected, found)
     assert loaded.config == model.config
+
+
+def test_a_saved_model_does_not_tell_where_its_encoder_lay(tiny_bert: Path, tmp_path: Path) -> None:
+    for place in ("here", "there"):
+        shutil.copytree(tiny_bert, tmp_path / place / "encoder")
+        make_model(tmp_path / place / "encoder", [4]).float().save(tmp_path / place / "model")
+    here, there = (
+        {path.name: path.read_bytes() for path in (tmp_path / place / "model").rglob("*") if path.is_file()}
+        for place in ("here", "there")
+    )
+    assert here == there
+    assert not any(str(tmp_path).encode() in content for content in here.values())
 
 
 def test_a_damaged_model_is_refused(tiny_bert: Path, tmp_path: Path) -> None:

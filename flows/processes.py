@@ -70,9 +70,3 @@ def free_port(taken: set[int]) -> int:
         port = 10000 + secrets.randbelow(10000)
         if port not in taken and is_free(port) and is_free(port + 10000):
             return port
-
-
-def last_line(log: Path) -> str:
-    """What a log says last."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    return lines[-1] if lines else "its log is empty"

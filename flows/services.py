@@ -31,7 +31,7 @@ import psutil
 
 from cascadexml.bundle import beside
 from cascadexml.errors import CascadeXMLError
-from flows.processes import ServiceError, end, free_port, is_free, last_line, own_path, parent_of
+from flows.processes import ServiceError, end, free_port, is_free, own_path, parent_of
 from flows.store import start_store
 
 BUCKET = "cascadexml"
@@ -282,7 +282,7 @@ class Services:
 
         def must(*arguments: str) -> None:
             if not run(*arguments):
-                raise ServiceError(f"`python -m {' '.join(arguments)}` failed ({last_line(log)}): see {log}.")
+                raise ServiceError(f"`python -m {' '.join(arguments)}` failed ({_last_line(log)}): see {log}.")
 
         prefect = ("prefect", "--no-prompt")
         if fresh and not run(*prefect, "work-pool", "inspect", POOL):
@@ -372,10 +372,10 @@ class Services:
         while not ready():
             log = self._log(name)
             if not self._running(name):
-                raise ServiceError(f"The {name} ended while starting ({last_line(log)}): see {log}.")
+                raise ServiceError(f"The {name} ended while starting ({_last_line(log)}): see {log}.")
             if time.monotonic() > deadline:
                 raise ServiceError(
-                    f"The {name} does not answer within {seconds:g} seconds ({last_line(log)}): see {log}; "
+                    f"The {name} does not answer within {seconds:g} seconds ({_last_line(log)}): see {log}; "
                     "if it was running before, `make down` ends it."
                 )
             time.sleep(0.2)
@@ -473,6 +473,11 @@ class Services:
             yield
         finally:
             lock.release()
+
+
+def _last_line(log: Path) -> str:
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else "its log is empty"
 
 
 def _print(text: str) -> None:

@@ -155,8 +155,8 @@ def test_a_saved_model_does_not_tell_where_its_encoder_lay(tiny_bert: Path, tmp_
         shutil.copytree(tiny_bert, tmp_path / place / "encoder")
         make_model(tmp_path / place / "encoder", [4]).float().save(tmp_path / place / "model")
     here, there = (
-        {path.name: path.read_bytes() for path in (tmp_path / place / "model").rglob("*") if path.is_file()}
-        for place in ("here", "there")
+        {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        for folder in (tmp_path / "here/model", tmp_path / "there/model")
     )
     assert here == there
     assert not any(str(tmp_path).encode() in content for content in here.values())

@@ -15,12 +15,13 @@ from scipy import sparse
 
 from cascadexml.artifact import Artifact
 from cascadexml.config import ColumnSettings, DownloadSettings, EvaluateSettings
-from cascadexml.errors import DataError
+from cascadexml.errors import DataError, FormatError
 from cascadexml.metrics import evaluate
 from cascadexml.predictor import Predictor
 from cascadexml.progress import Progress, silent
 from cascadexml.readers import read
 from cascadexml.readers.records import text_columns
+from cascadexml.sparse_files import checked_csr
 from cascadexml.vocabulary import Vocabulary
 
 if TYPE_CHECKING:
@@ -85,7 +86,13 @@ def assess(
     """
     settings = _section(EvaluateSettings, artifact.meta["params"].get("evaluate", {}))
     Y = label_matrix(records.labels, predictor.vocabulary)
-    Y_train = _matrix_with(artifact.label_counts(), artifact.meta["documents"]["train"], Y.shape[1])
+    counts, documents = artifact.label_counts(), artifact.meta["documents"]["train"]
+    try:
+        Y_train = _matrix_with(counts, documents, Y.shape[1])
+    except ValueError as error:
+        raise FormatError(
+            f"{artifact.path}/label_counts.npy does not fit its model ({error}): pack it again."
+        ) from None
     ranking = predictor.rank(records.texts, settings.top_k, progress)
     found = evaluate(ranking, Y, Y_train, settings, threshold=predictor.threshold)
     L = predictor.vocabulary.L
@@ -113,12 +120,20 @@ def label_matrix(labels: pa.ListArray, vocabulary: Vocabulary) -> sparse.csr_mat
 
 
 def _matrix_with(counts: npt.NDArray[np.int64], N: int, V: int) -> sparse.csr_matrix:
-    """Some (N, V) label matrix with these column sums: all that propensities and frequency bins read of train."""
+    """Some (N, V) label matrix with these column sums: all that propensities and frequency bins read of train.
+
+    Raises:
+        ValueError: a count is no number of documents, or there are more than V.
+    """
+    if counts.dtype.kind not in "iu" or counts.ndim != 1 or counts.size > V:
+        raise ValueError(f"counts of {counts.dtype}, shape {counts.shape}, expected at most {V} whole numbers")
+    if counts.size and not (counts.min() >= 0 and counts.max() <= N):
+        raise ValueError(f"counts from {counts.min()} to {counts.max()}, expected 0 to {N}, the documents of train")
     indptr = np.zeros(V + 1, np.int64)
     indptr[1 : counts.size + 1] = np.cumsum(counts)
     indptr[counts.size + 1 :] = indptr[counts.size]
     rows = np.arange(indptr[-1]) - np.repeat(indptr[:-1], np.diff(indptr))
-    return sparse.csr_matrix(sparse.csc_matrix((np.ones(rows.size, np.float32), rows, indptr), shape=(N, V)))
+    return sparse.csr_matrix(checked_csr(np.ones(rows.size, np.float32), rows, indptr, (V, N)).T)
 
 
 def _section(kind: type["Section"], values: Mapping[str, Any]) -> "Section":

@@ -19,6 +19,7 @@ from scipy import sparse
 
 from cascadexml import bundle
 from cascadexml.errors import DataError, FormatError
+from cascadexml.sparse_files import checked_csr
 from cascadexml.vocabulary import Vocabulary
 
 KIND = "cascadexml.corpus"
@@ -185,15 +186,18 @@ def _read(file: Path, name: str, vocabulary: Vocabulary) -> Split:
     try:
         table = pq.read_table(file)
         labels = table.column("labels")
-        indices = pc.list_flatten(labels).to_numpy().astype(np.int32)
+        indices = pc.list_flatten(labels).cast(pa.int32()).to_numpy()
         indptr = np.concatenate([[0], np.cumsum(np.asarray(pc.list_value_length(labels), dtype=np.int64))])
         ids, texts = table.column("id").to_pylist(), table.column("text").to_pylist()
-    except (OSError, KeyError, TypeError, pa.ArrowException) as error:
+    except (OSError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         raise FormatError(f"{file} cannot be read as a split of a corpus ({error}): make the corpus again.") from None
     width = vocabulary.L if name == "train" else len(vocabulary)
     if indices.size and not (indices.min() >= 0 and indices.max() < width):
         raise FormatError(f"{file} has a label row outside the {width} of its vocabulary: make the corpus again.")
-    Y = sparse.csr_matrix((np.ones(indices.size, np.float32), indices, indptr), shape=(len(ids), len(vocabulary)))
+    try:
+        Y = checked_csr(np.ones(indices.size, np.float32), indices, indptr, (len(ids), len(vocabulary)))
+    except ValueError as error:
+        raise FormatError(f"{file} holds no label matrix ({error}): make the corpus again.") from None
     if not Y.has_canonical_format:
         raise FormatError(f"{file} has label rows that do not rise within a document: make the corpus again.")
     return Split(ids, texts, Y, table.drop_columns(list(RECORD_COLUMNS)))

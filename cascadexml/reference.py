@@ -33,6 +33,7 @@ from cascadexml.model import CascadeXML
 from cascadexml.predictor import TorchScorer
 from cascadexml.progress import Progress, silent
 from cascadexml.ranking import NO_LABEL, Ranking
+from cascadexml.sparse_files import checked_csr
 from cascadexml.tokens import TokenStore, length_bucketed, pad
 
 KIND, VERSION = "cascadexml.reference", 1
@@ -135,7 +136,7 @@ class Reference:
                 for name in ("vectors", "words", "label_offsets", "label_rows")
             )
             shape = (int(found.meta["documents"]), int(found.meta["labels"]))
-            Y_train = sparse.csr_matrix((np.ones(rows.size, np.float32), rows, offsets), shape=shape)
+            Y_train = checked_csr(np.ones(rows.size, np.float32), rows, offsets, shape)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise FormatError(f"{path} cannot be read as a reference ({error}): make it again.") from None
         if vectors.ndim != 2 or len(vectors) != table.num_rows or not {*TEXT_STATISTICS} <= {*table.column_names}:

@@ -1,6 +1,8 @@
 import gzip
 import json
 import lzma
+import subprocess
+import sys
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -15,7 +17,7 @@ from cascadexml.assessment import LabelledRecords, assess, label_matrix, read_la
 from cascadexml.cli import main
 from cascadexml.corpus import Corpus
 from tests.conftest import sample_records
-from tests.tiny_artifacts import pack_tiny
+from tests.tiny_artifacts import pack_again, pack_tiny
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -291,6 +293,20 @@ def test_assessing_equals_the_metrics_on_the_corpus(
     assert found["figures"] == pytest.approx(expected["figures"])
     assert found["figures"]["PSP@1"] > 0
     assert found["bins"]["tail"] == expected["bins"]["tail"]
+
+
+def test_label_counts_beyond_the_documents_are_one_sentence(
+    artifact: Path, small_corpus: Corpus, labelled: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: SciPy may crash on such a matrix."""
+    counts = open_artifact(artifact).label_counts()
+    counts[3] = 10**7
+    pack_again(tmp_path / "odd", artifact.parent, small_corpus, label_counts=counts)
+    command = [sys.executable, "-m", "cascadexml", "evaluate", tmp_path / "odd", "--data", labelled, "--device", "cpu"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "odd/label_counts.npy does not fit its model (counts from" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_labels_that_stand_twice_or_are_unknown(small_corpus: Corpus) -> None:

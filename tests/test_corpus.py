@@ -179,10 +179,16 @@ def test_newer_is_refused(saved):
 
 @pytest.mark.parametrize(
     ("indices", "message"),
-    [([5], "outside the 2"), ([-1], "outside"), ([1, 0], "do not rise"), ([0, 0], "do not rise")],
+    [
+        ([5], "outside the 2"),
+        ([-1], "outside"),
+        ([1, 0], "do not rise"),
+        ([0, 0], "do not rise"),
+        ([2**32], "cannot be read"),
+    ],
 )
 def test_label_rows_that_do_not_fit_are_refused_despite_a_right_manifest(tmp_path, indices, message):
-    labels = pa.array([indices], pa.large_list(pa.int32()))
+    labels = pa.array([indices], pa.large_list(pa.int64() if max(indices) > 2**31 else pa.int32()))
     with bundle.writing(tmp_path / "corpus", KIND, VERSION) as folder:
         Vocabulary.build(["a", "b"], ["c"], {}).save(folder / "vocabulary.json")
         pq.write_table(pa.table({"id": ["1"], "text": ["t"], "labels": labels}), folder / "train.parquet")

@@ -1,5 +1,7 @@
 import math
 import re
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,13 +12,23 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cascadexml import bundle
 from cascadexml.artifact import open_artifact
 from cascadexml.calibration import Calibration
 from cascadexml.corpus import Corpus
 from cascadexml.encoders import load_tokenizer
 from cascadexml.errors import DataError, FormatError
 from cascadexml.model import CascadeXML
-from cascadexml.reference import FUNCTION_WORDS, Reference, hash_words, make_reference, observe, text_statistics
+from cascadexml.reference import (
+    FUNCTION_WORDS,
+    KIND,
+    VERSION,
+    Reference,
+    hash_words,
+    make_reference,
+    observe,
+    text_statistics,
+)
 from cascadexml.tokens import TokenStore
 from tests.tiny_artifacts import pack_again, pack_tiny, tiny_reference
 
@@ -149,6 +161,27 @@ def test_a_damaged_reference_is_refused(tiny: Path, tmp_path: Path) -> None:
         file.write(b"\xff\xff")
     with pytest.raises(FormatError, match=r"vectors\.npy differs from the SHA-256"):
         Reference.load(tmp_path / "broken")
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("label_offsets", lambda a: np.concatenate([[0, 10**6], a[2:]]), "indptr holds 0 to 1000000"),
+        ("label_offsets", lambda a: a[:-1], "indptr has"),
+        ("label_rows", lambda a: np.where(np.arange(a.size) == 3, 10**7, a), "indices holds 0 to 10000000"),
+        ("label_rows", lambda a: a.astype(np.float32), "indices is 1-dimensional float32"),
+    ],
+)
+def test_label_arrays_that_do_not_fit_are_refused_despite_a_right_manifest(
+    tiny: Path, tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray], said: str
+) -> None:
+    found = Reference.load(tiny / "reference")
+    with bundle.writing(tmp_path / "odd", KIND, VERSION, found.meta) as folder:
+        for file in ("records.parquet", "vectors.npy", "words.npy", "label_offsets.npy", "label_rows.npy"):
+            shutil.copy(tiny / "reference" / file, folder)
+        np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))
+    with pytest.raises(FormatError, match=said):
+        Reference.load(tmp_path / "odd")
 
 
 def test_an_artifact_carries_it_or_goes_without(tiny: Path, small_corpus: Corpus, tmp_path: Path) -> None:

@@ -25,9 +25,12 @@ from cascadexml.config import ColumnSettings, DownloadSettings
 from cascadexml.errors import DataError
 from cascadexml.readers.jsonl import read_jsonl
 from cascadexml.readers.records import CHUNK, OPENERS, RECORD_SCHEMA, RawData, concatenate, opened
+from cascadexml.sparse_files import checked_csr, read_npz
 
 SPLITS = {"train": "trn", "dev": "val", "test": "tst"}
 LABEL_FILES = ("Y.txt", "lbl.json", "output-items.txt")
+MAX_DIGITS = 18
+"""Of N and L in a header: what an int64 holds."""
 
 
 def is_matrix_layout(folder: Path) -> bool:
@@ -106,11 +109,11 @@ def _json_split(path: Path, labels: list[tuple[str, str | None]] | None) -> pa.T
 
 
 def _text_split(texts: Path, matrix: Path, split: str, labels: list[tuple[str, str | None]] | None) -> pa.Table:
-    Y = _load_npz(matrix) if matrix.suffix == ".npz" else _load_text_matrix(matrix)
+    Y = read_npz(matrix) if matrix.suffix == ".npz" else _load_text_matrix(matrix)
     N, L = Y.shape
     if labels is not None and len(labels) != L:
         raise DataError(f"{matrix} has {L} label columns, the label file names {len(labels)}: they must be the same.")
-    ids = pa.array([label_id for label_id, _ in labels] if labels else [str(column) for column in range(L)])
+    ids = pa.array([label_id for label_id, _ in labels], pa.string()) if labels is not None else None
     chunks = []
     with opened(texts) as lines:
         start = 0
@@ -125,7 +128,7 @@ def _text_split(texts: Path, matrix: Path, split: str, labels: list[tuple[str, s
 
 
 def _text_chunk(
-    lines: list[bytes], start: int, source_file: str, split: str, Y: sparse.csr_matrix, ids: pa.Array
+    lines: list[bytes], start: int, source_file: str, split: str, Y: sparse.csr_matrix, ids: pa.Array | None
 ) -> pa.Table:
     stop = start + len(lines)
     decoded: list[str | None] = []
@@ -138,9 +141,11 @@ def _text_chunk(
             decoded.append(None)
             errors.append("the line is not UTF-8")
     offsets = Y.indptr[start : stop + 1]
-    labels = ids.take(pa.array(Y.indices[offsets[0] : offsets[-1]]))
+    columns = pa.array(Y.indices[offsets[0] : offsets[-1]])
+    # A file may claim any L: names of columns are made for those that occur.
+    labels = columns.cast(pa.string()) if ids is None else ids.take(columns)
     numbers = range(start + 1, stop + 1)
-    columns = {
+    records = {
         "id": [f"{split}-{number}" for number in numbers],
         "text": decoded,
         "labels": pa.ListArray.from_arrays(pa.array(offsets - offsets[0], pa.int32()), labels),
@@ -148,19 +153,7 @@ def _text_chunk(
         "source_line": list(numbers),
         "error": errors,
     }
-    return pa.table(columns, schema=RECORD_SCHEMA)
-
-
-def _load_npz(path: Path) -> sparse.csr_matrix:
-    try:
-        Y = sparse.csr_matrix(sparse.load_npz(path))
-        Y.check_format(full_check=True)
-    except Exception as error:
-        # A damaged archive raises nearly anything here: zip, zlib, NumPy and SciPy each have their own errors.
-        raise DataError(f"{path} is not a SciPy sparse matrix ({error}): fetch it again.") from None
-    Y.sum_duplicates()
-    Y.eliminate_zeros()
-    return Y
+    return pa.table(records, schema=RECORD_SCHEMA)
 
 
 def _load_text_matrix(path: Path) -> sparse.csr_matrix:
@@ -168,7 +161,7 @@ def _load_text_matrix(path: Path) -> sparse.csr_matrix:
     columns, lengths = array("q"), array("q")
     with opened(path) as lines:
         header = next(iter(lines), b"").split()
-        if len(header) != 2 or not all(part.isdigit() for part in header):
+        if len(header) != 2 or not all(part.isdigit() and len(part) <= MAX_DIGITS for part in header):
             raise DataError(
                 f"{path}, line 1: expected the two numbers N and L of a label matrix; files with three numbers hold "
                 "features and no texts: fetch the raw-text version of the data set."
@@ -177,7 +170,7 @@ def _load_text_matrix(path: Path) -> sparse.csr_matrix:
             before = len(columns)
             try:
                 columns.extend([int(entry.partition(b":")[0]) for entry in line.split()])
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise DataError(f"{path}, line {number}: expected column:value pairs; check the file.") from None
             lengths.append(len(columns) - before)
     N, L = int(header[0]), int(header[1])
@@ -186,7 +179,10 @@ def _load_text_matrix(path: Path) -> sparse.csr_matrix:
     indices = np.frombuffer(columns, dtype=np.int64) if columns else np.empty(0, np.int64)
     _check_range(path, indices, L)
     indptr = np.concatenate([[0], np.cumsum(np.asarray(lengths, dtype=np.int64))])
-    Y = sparse.csr_matrix((np.ones(indices.size, np.float32), indices.copy(), indptr), shape=(N, L))
+    try:
+        Y = checked_csr(np.ones(indices.size, np.float32), indices, indptr, (N, L))
+    except ValueError as error:
+        raise DataError(f"{path} holds no label matrix ({error}): check its header.") from None
     Y.sum_duplicates()
     return Y
 

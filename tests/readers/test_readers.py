@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import lzma
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
@@ -354,6 +356,9 @@ def test_an_explicit_format_reads_any_name(tmp_path, records):
         ({"trn_X.txt": "a\n", "trn_X_Y.txt": "1 3\n3:1\n"}, "outside 0 to 2"),
         ({"trn_X.txt": "a\n", "trn_X_Y.txt": "2 3\n1:1\n"}, "has 1 rows, its header says 2"),
         ({"trn_X.txt": "a\n", "trn_X_Y.txt": "1 3\nx:1\n"}, "line 2: expected column:value"),
+        ({"trn_X.txt": "a\n", "trn_X_Y.txt": "1 3\n1" + 30 * "0" + ":1\n"}, "line 2: expected column:value"),
+        ({"trn_X.txt": "a\n", "trn_X_Y.txt": "1 9999999999\n0:1\n"}, r"its shape is \(1, 9999999999\)"),
+        ({"trn_X.txt": "a\n", "trn_X_Y.txt": "1 3" + 30 * "0" + "\n0:1\n"}, "line 1: expected the two numbers"),
         ({"trn_X.txt": "a\n", "trn_X_Y.txt": "1 3 5\n0 1:1\n"}, "features and no texts"),
         ({"trn_X.txt": "a\n", "trn_X_Y.txt": "1 3\n0:1\n", "Y.txt": "one\ntwo\n"}, "3 label columns, .* names 2"),
         ({"trn.json": '{"uid":"1","title":"t","target_ind":[4]}', "lbl.json": '{"uid":"a","title":"A"}'}, "outside"),
@@ -375,3 +380,24 @@ def test_matrix_lines_that_are_not_utf8_keep_their_place(tmp_path):
     assert table["text"].to_pylist() == ["one", None, "three"]
     assert table["error"].to_pylist() == [None, "the line is not UTF-8", None]
     assert table["labels"].to_pylist() == [["0"], ["1"], ["0", "1"]]
+
+
+def test_a_matrix_that_claims_many_columns_costs_only_those_that_occur(tmp_path):
+    (tmp_path / "trn_X.txt").write_text("one\ntwo\n")
+    (tmp_path / "trn_X_Y.txt").write_text("2 2147483647\n2147483646:1\n0:1 7:1\n")
+    assert read(tmp_path, AUTO).splits["train"]["labels"].to_pylist() == [["2147483646"], ["0", "7"]]
+
+
+def test_an_npz_that_would_crash_scipy_is_refused_as_a_source(tmp_path):
+    """In a process of its own, which a native crash ends."""
+    (tmp_path / "X.trn.txt").write_text("one\ntwo\n")
+    np.savez(tmp_path / "Y.trn.npz", format=b"csr", shape=[2, 2], data=np.ones(2), indices=[0, 1], indptr=[0, 1000, -1])
+    script = (
+        "import sys, pathlib; from cascadexml.config import DownloadSettings; from cascadexml.readers import read\n"
+        "from cascadexml.errors import DataError\n"
+        "try: read(pathlib.Path(sys.argv[1]), DownloadSettings())\n"
+        "except DataError as error: sys.exit(str(error))"
+    )
+    ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
+    assert "Y.trn.npz is not a SciPy sparse matrix (indptr holds -1 to 1000" in ended.stderr

@@ -49,7 +49,7 @@ run: setup
 	@set -f; .venv/bin/python -m stages.overrides $${PRESET:+--preset} $${PRESET:+"$$PRESET"} $${SOURCE:+--source} $${SOURCE:+"$$SOURCE"} -- $(SET)
 	@$(MAKE) up
 	@.venv/bin/python -m flows.services run -- python -m flows.pipeline
-	@.venv/bin/python -m flows.services run -- python -m stages.summary
+	@.venv/bin/python -m flows.services run -- python -m flows.summary
 
 up: setup
 	@.venv/bin/python -m flows.services up

@@ -15,13 +15,13 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 
-from cascadexml.artifact import open_artifact
+from cascadexml.artifact.artifact import open_artifact
 from cascadexml.config import DriftSettings, load_settings
-from cascadexml.corpus import Corpus
-from cascadexml.drift import Check, compare, decide
-from cascadexml.incoming import profile_records, receive
+from cascadexml.data.corpus import Corpus
+from cascadexml.monitoring.drift import Check, compare, decide
+from cascadexml.monitoring.incoming import profile_records, receive
+from cascadexml.monitoring.reference import HELD_OUT, Profile, Reference, hash_words
 from cascadexml.progress import console_progress
-from cascadexml.reference import HELD_OUT, Profile, Reference, hash_words
 
 HALVES_SEED = 7
 NEED_LABELS = ("label", "quality")

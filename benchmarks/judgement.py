@@ -17,8 +17,8 @@ from pathlib import Path
 import numpy as np
 
 from cascadexml.config import load_settings
-from cascadexml.corpus import Corpus
-from cascadexml.judgement import Judgement, judge, slices_of
+from cascadexml.data.corpus import Corpus
+from cascadexml.evaluation.judgement import Judgement, judge, slices_of
 from cascadexml.progress import console_progress
 from cascadexml.ranking import Ranking
 

@@ -21,19 +21,19 @@ import torch
 from scipy import sparse
 from torch.nn import functional
 
-from cascadexml.artifact import open_artifact
-from cascadexml.centroids import sample_vectors
+from cascadexml.artifact.artifact import open_artifact
 from cascadexml.config import Settings, load_settings
-from cascadexml.corpus import Corpus
-from cascadexml.judgement import translate
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.tokens import TokenStore
+from cascadexml.evaluation.judgement import translate
+from cascadexml.labels.tree import LabelTree
 from cascadexml.metrics import bin_ratios, document_ratios
-from cascadexml.model import CascadeXML, label_slots
-from cascadexml.predictor import Predictor, rank_tokens
 from cascadexml.progress import console_progress
+from cascadexml.rankers.cascade.centroids import sample_vectors
+from cascadexml.rankers.cascade.network import CascadeXML, label_slots
+from cascadexml.rankers.cascade.warm_start import ALIGNMENT, start_new_labels
 from cascadexml.ranking import Ranking
-from cascadexml.tokens import TokenStore
-from cascadexml.tree import LabelTree
-from cascadexml.warm_start import ALIGNMENT, start_new_labels
+from cascadexml.serving.predictor import Predictor, rank_tokens
 
 RARE = 12
 K = 10

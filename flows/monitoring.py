@@ -122,7 +122,7 @@ def announce(verdict: dict[str, Any], champion: tasks.Champion) -> None:
 
 def report(folder: Path, out: Path, champion: tasks.Champion, verdict: dict[str, Any]) -> None:
     """The verdict, its checks and the history of verdicts on the run's page."""
-    from cascadexml.drift_report import history_figure
+    from cascadexml.monitoring.report import history_figure
 
     registry, name = tasks.model_registry(folder)
     keys = registry.records(name, "monitoring")

@@ -8,9 +8,8 @@ from typing import Any
 from prefect import flow
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
 
-from cascadexml import overrides
 from cascadexml.bundle import beside
-from cascadexml.config import load_settings
+from cascadexml.config import load_settings, overrides
 from cascadexml.errors import CascadeXMLError
 from flows import tasks
 

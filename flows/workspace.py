@@ -10,9 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cascadexml import overrides
 from cascadexml.bundle import beside
-from cascadexml.config import load_settings
+from cascadexml.config import load_settings, overrides
 from cascadexml.errors import ConfigError
 
 CODE = ("cascadexml", "stages", "dvc.yaml", "params.yaml", ".dvc/config")

@@ -9,12 +9,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cascadexml import bundle
-from cascadexml.batches import add_batches, read_batches
 from cascadexml.config import Settings
-from cascadexml.fetch import fetch, public_name
+from cascadexml.data.accepted import add_batches, read_batches
+from cascadexml.data.readers import read
+from cascadexml.data.splitting import fill_splits, limit_splits
 from cascadexml.progress import console_progress
-from cascadexml.readers import read
-from cascadexml.splitting import fill_splits, limit_splits
+from cascadexml.storage.fetch import fetch, public_name
 from stages import ACCEPTED, DATA, RAW, run
 
 # Outside the stage's outs, which DVC removes before it runs: so that a broken download is resumed.

@@ -14,13 +14,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from cascadexml.artifact import open_artifact
+from cascadexml.artifact.artifact import open_artifact
 from cascadexml.bundle import beside
 from cascadexml.config import Settings
-from cascadexml.drift_report import write_report
-from cascadexml.fetch import fetch
-from cascadexml.incoming import examine, receive
+from cascadexml.monitoring.incoming import examine, receive
+from cascadexml.monitoring.report import write_report
 from cascadexml.progress import console_progress
+from cascadexml.storage.fetch import fetch
 from stages import ARTIFACT, DATA, DRIFT, run
 
 log = logging.getLogger(__name__)

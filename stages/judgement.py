@@ -6,15 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from cascadexml.artifact import Artifact, open_artifact
+from cascadexml.artifact.artifact import Artifact, open_artifact
 from cascadexml.bundle import MANIFEST, beside, sha256_of
 from cascadexml.config import Settings
-from cascadexml.corpus import Corpus
+from cascadexml.data.corpus import Corpus
 from cascadexml.errors import DataError
-from cascadexml.judgement import judge, render, slices_of, translate
-from cascadexml.predictor import Predictor
+from cascadexml.evaluation.judgement import judge, render, slices_of, translate
 from cascadexml.progress import console_progress
 from cascadexml.ranking import Ranking
+from cascadexml.serving.predictor import Predictor
 from stages import ARTIFACT, CORPUS, REPORTS, run
 
 

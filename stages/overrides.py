@@ -5,8 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from cascadexml.config.overrides import apply
 from cascadexml.errors import CascadeXMLError
-from cascadexml.overrides import apply
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -3,14 +3,14 @@
 import logging
 
 from cascadexml.bundle import read_bundle
-from cascadexml.calibration import Calibration
 from cascadexml.config import Settings
-from cascadexml.corpus import Corpus
-from cascadexml.model import KIND, VERSION, CascadeXML
-from cascadexml.predictor import pick_device
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.tokens import TokenStore
+from cascadexml.evaluation.calibration import Calibration
+from cascadexml.monitoring.reference import HELD_OUT, make_reference
 from cascadexml.progress import console_progress
-from cascadexml.reference import HELD_OUT, make_reference
-from cascadexml.tokens import TokenStore
+from cascadexml.rankers.cascade.network import KIND, VERSION, CascadeXML
+from cascadexml.serving.predictor import pick_device
 from stages import CALIBRATION, CORPUS, MODEL, REFERENCE, TOKENS, run
 
 log = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pytest
 from botocore.config import Config
 
-from cascadexml.corpus import Corpus
+from cascadexml.data.corpus import Corpus
 from flows.store import start_store
 
 REPO = Path(__file__).resolve().parents[1]

@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascadexml.config import ValidateSettings
+from cascadexml.data.readers.records import RECORD_SCHEMA
 from cascadexml.errors import DataError
-from cascadexml.readers.records import RECORD_SCHEMA
 
 Flags = npt.NDArray[np.bool_]
 

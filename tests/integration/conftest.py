@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.tiny_encoders import make_tiny_encoder
+from tests.support.tiny_encoders import make_tiny_encoder
 
 REPO = Path(__file__).resolve().parents[2]
 

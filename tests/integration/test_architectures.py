@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 from cascadexml import Predictor
-from cascadexml.corpus import Corpus
-from cascadexml.model import CascadeXML
-from cascadexml.tokens import TokenStore
-from tests.tiny_artifacts import pack_again
-from tests.tiny_encoders import ARCHITECTURES
-from tests.tiny_runs import prepare, train
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.tokens import TokenStore
+from cascadexml.rankers.cascade.network import CascadeXML
+from tests.support.tiny_artifacts import pack_again
+from tests.support.tiny_encoders import ARCHITECTURES
+from tests.support.tiny_runs import prepare, train
 
 pytestmark = pytest.mark.integration
 

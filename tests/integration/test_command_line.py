@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cascadexml.corpus import Corpus
-from tests.tiny_artifacts import pack_tiny
+from cascadexml.data.corpus import Corpus
+from tests.support.tiny_artifacts import pack_tiny
 
 pytestmark = pytest.mark.integration
 

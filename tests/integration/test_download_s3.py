@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from cascadexml.errors import DataError
-from cascadexml.fetch import fetch
-from tests.fault_proxy import Fault, fault_proxy
+from cascadexml.storage.fetch import fetch
+from tests.support.fault_proxy import Fault, fault_proxy
 
 pytestmark = pytest.mark.integration
 

@@ -15,11 +15,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from cascadexml.config import DriftSettings, Settings
-from cascadexml.corpus import Corpus
+from cascadexml.data.corpus import Corpus
 from cascadexml.errors import DataError
 from stages import drift
 from tests.conftest import S3Server, sample_records
-from tests.tiny_artifacts import pack_again, pack_tiny, tiny_reference
+from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_reference
 
 pytestmark = pytest.mark.integration
 

@@ -13,7 +13,7 @@ LOAD = "from cascadexml.encoders import load_encoder\nload_encoder('no-such-owne
 TOKENIZE = """
 import sys, transformers
 from pathlib import Path
-from cascadexml.tokens import TokenStore
+from cascadexml.data.tokens import TokenStore
 if __name__ == "__main__":
     tokenizer = transformers.ByT5Tokenizer(model_max_length=64)
     texts = [f"text number {n}" for n in range(9000)]

@@ -195,7 +195,7 @@ def stage_processes(project: Project) -> list[int]:
     for process in psutil.process_iter(["cmdline"]):
         command = process.info["cmdline"] or []
         try:
-            if any("stages.training" in part for part in command) and process.cwd().startswith(str(project.root)):
+            if any("stages.train" in part for part in command) and process.cwd().startswith(str(project.root)):
                 found.append(process.pid)
         except psutil.Error:
             continue

@@ -14,14 +14,14 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from cascadexml.artifact import Origin
+from cascadexml.artifact.artifact import Origin
 from cascadexml.bundle import sha256_of
-from cascadexml.corpus import Corpus
-from cascadexml.predictor import Predictor
-from cascadexml.vocabulary import Vocabulary
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.vocabulary import Vocabulary
+from cascadexml.serving.predictor import Predictor
 from tests.conftest import sample_records
-from tests.tiny_artifacts import pack_again
-from tests.tiny_runs import prepare, train
+from tests.support.tiny_artifacts import pack_again
+from tests.support.tiny_runs import prepare, train
 
 pytestmark = pytest.mark.integration
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.integration.conftest import Project
-from tests.test_readme import REPO, blocks
+from tests.project.test_readme import REPO, blocks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 

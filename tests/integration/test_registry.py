@@ -22,9 +22,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from cascadexml import Predictor, bundle
-from cascadexml.artifact import KIND, VERSION, open_artifact
+from cascadexml.artifact.artifact import KIND, VERSION, open_artifact
 from cascadexml.cli import main
 from cascadexml.config import RegistrySettings
+from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import (
     CascadeXMLError,
     ConflictError,
@@ -33,10 +34,9 @@ from cascadexml.errors import (
     NotFoundError,
     RegistryError,
 )
-from cascadexml.object_store import PART
-from cascadexml.registry import Registry
-from cascadexml.vocabulary import Vocabulary
-from tests.tiny_artifacts import pack_again, pack_tiny, tiny_metrics
+from cascadexml.registry.registry import Registry
+from cascadexml.storage.object_store import PART
+from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_metrics
 
 pytestmark = pytest.mark.integration
 NOW = timedelta(0)
@@ -373,7 +373,7 @@ PULL = """
 import sys, threading
 from pathlib import Path
 from cascadexml.config import RegistrySettings
-from cascadexml.registry import Registry
+from cascadexml.registry.registry import Registry
 
 stop_at, first = int(sys.argv[2]), []
 

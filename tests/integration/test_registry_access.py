@@ -13,12 +13,12 @@ import pytest
 from cascadexml import cli
 from cascadexml.config import RegistrySettings
 from cascadexml.errors import CascadeXMLError
-from cascadexml.registry import Registry
+from cascadexml.registry.registry import Registry
 from tests.conftest import free_ports
-from tests.registry_site import HASTY, NOW, Site, assert_cached, clear_error, files_of
+from tests.support.registry_site import HASTY, NOW, Site, assert_cached, clear_error, files_of
 
 pytestmark = pytest.mark.integration
-pytest_plugins = ["tests.registry_fixtures"]
+pytest_plugins = ["tests.support.registry_fixtures"]
 
 WRONG = "wrong-secret-key-of-somebody"
 PARAMS = "registry: {connect_timeout: 1, read_timeout: 5, attempts: 2}\n"

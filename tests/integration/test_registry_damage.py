@@ -13,11 +13,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 from cascadexml.errors import CascadeXMLError
-from tests.fault_proxy import Fault
-from tests.registry_site import assert_cached, clear_error, files_of
+from tests.support.fault_proxy import Fault
+from tests.support.registry_site import assert_cached, clear_error, files_of
 
 pytestmark = pytest.mark.integration
-pytest_plugins = ["tests.registry_fixtures"]
+pytest_plugins = ["tests.support.registry_fixtures"]
 
 
 def seal(manifest: dict[str, Any]) -> bytes:

@@ -22,14 +22,14 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cascadexml.errors import CascadeXMLError, ConflictError, RegistryError
-from cascadexml.registry import Registry
+from cascadexml.registry.registry import Registry
 from tests.conftest import SeaweedFS
-from tests.fault_proxy import Fault, Kind, Request, fault_proxy
-from tests.registry_processes import result_of
-from tests.registry_site import HASTY, NOW, Site, assert_cached, clear_error, files_of, oldest_first
+from tests.support.fault_proxy import Fault, Kind, Request, fault_proxy
+from tests.support.registry_processes import result_of
+from tests.support.registry_site import HASTY, NOW, Site, assert_cached, clear_error, files_of, oldest_first
 
 pytestmark = pytest.mark.integration
-pytest_plugins = ["tests.registry_fixtures"]
+pytest_plugins = ["tests.support.registry_fixtures"]
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30) -> None:

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cascadexml.corpus import Corpus
-from tests.tiny_runs import prepare
+from cascadexml.data.corpus import Corpus
+from tests.support.tiny_runs import prepare
 
 pytestmark = pytest.mark.integration
 REPO = Path(__file__).resolve().parents[2]
@@ -28,7 +28,8 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> 
 
 
 def command(prepared: Path, out: Path, knobs: dict[str, Any], *launcher: str) -> list[str]:
-    return [*(launcher or (sys.executable,)), "-m", "tests.tiny_runs", str(prepared), str(out), json.dumps(knobs)]
+    module = [*(launcher or (sys.executable,)), "-m", "tests.support.tiny_runs"]
+    return [*module, str(prepared), str(out), json.dumps(knobs)]
 
 
 def run(prepared: Path, out: Path, knobs: dict[str, Any], *launcher: str) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ import pytest
 
 from cascadexml import quality
 from cascadexml.config import ValidateSettings
-from cascadexml.corpus import Corpus
+from cascadexml.data.corpus import Corpus
 from cascadexml.errors import DataError
 
 pytestmark = pytest.mark.integration
@@ -31,7 +31,7 @@ def watch(event, arguments):
         print("network:", event, arguments, file=sys.stderr, flush=True)
         os._exit(99)
 sys.addaudithook(watch)
-runpy.run_module("stages.validation", run_name="__main__")
+runpy.run_module("stages.validate", run_name="__main__")
 """
 
 

@@ -19,12 +19,12 @@ import torch
 from safetensors.torch import load_file
 
 from cascadexml import Predictor
-from cascadexml.artifact import open_artifact
-from cascadexml.corpus import Corpus
-from cascadexml.tree import LabelTree
+from cascadexml.artifact.artifact import open_artifact
+from cascadexml.data.corpus import Corpus
+from cascadexml.labels.tree import LabelTree
 from tests.conftest import sample_records
 from tests.integration.conftest import REPO, Project
-from tests.tiny_runs import prepare, train
+from tests.support.tiny_runs import prepare, train
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -47,7 +47,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def command(prepared: Path, out: Path, *launcher: str, **knobs: Any) -> list[str]:
     knobs = {"checkpoint_minutes": 0.0, "evaluations_per_epoch": 2, "epochs": 1.5, "warm_start": True, **knobs}
     knobs["base"] = str(prepared / "trained" / "base")
-    return [*(launcher or (sys.executable,)), "-m", "tests.tiny_runs", str(prepared / "run"), str(out),
+    return [*(launcher or (sys.executable,)), "-m", "tests.support.tiny_runs", str(prepared / "run"), str(out),
             json.dumps(knobs)]  # fmt: skip
 
 

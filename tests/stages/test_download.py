@@ -11,8 +11,8 @@ import yaml
 
 from cascadexml.bundle import sha256_of
 from cascadexml.config import ColumnSettings, DownloadSettings, Settings, SplitSettings
+from cascadexml.data.readers import RECORD_SCHEMA
 from cascadexml.errors import DataError
-from cascadexml.readers import RECORD_SCHEMA
 from stages import RAW, download
 
 

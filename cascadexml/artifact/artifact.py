@@ -1,0 +1,225 @@
+"""A trained model on disk: everything that prediction needs, in one folder that is verified before it is used.
+
+    manifest.json        SHA-256 and size of every file; where the model comes from (`Origin`), in figures and versions
+    model_card.md        the same for people
+    model/               the network: a bundle of `cascadexml.model`
+    tokenizer/           the tokenizer's own files
+    vocabulary.json      label rows, ids and names
+    label_counts.npy     how many training documents each label has, which propensities are made of
+    calibration.json     score → probability, and the threshold chosen on dev
+    metrics.json         the evaluation on test, with intervals and baselines
+    reference/           what held-out records look like to the model (`cascadexml.reference`); may be missing
+
+Nothing here executes when it is loaded. The same inputs give the same bytes: there is no time stamp.
+"""
+
+import json
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError, safe_open
+
+from cascadexml import bundle
+from cascadexml.artifact.model_card import render
+from cascadexml.data.vocabulary import Vocabulary
+from cascadexml.errors import DataError, FormatError
+from cascadexml.evaluation.calibration import Calibration
+from cascadexml.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KIND, VERSION = "cascadexml.artifact", 1
+LIBRARIES = ("cascadexml", "numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Where a model comes from; kept in the manifest and told in the model card.
+
+    Attributes:
+        name: what the model is called.
+        params: all settings of the run, one mapping a stage, as in params.yaml.
+        documents: how many documents each split has.
+        data_fingerprint: the corpus's fingerprint.
+        git_revision: the commit that the run's code is of; None outside a repository.
+        dvc_lock: SHA-256 over what dvc.lock says of the stages before packaging; None without DVC.
+    """
+
+    name: str
+    params: Mapping[str, Any] = field(default_factory=dict)
+    documents: Mapping[str, int] = field(default_factory=dict)
+    data_fingerprint: str | None = None
+    git_revision: str | None = None
+    dvc_lock: str | None = None
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A verified artifact: its folder, what its manifest tells, and its parts."""
+
+    path: Path
+    meta: Mapping[str, Any]
+    fingerprint: str
+    size: int
+
+    @property
+    def model(self) -> Path:
+        """The folder of the network, for `CascadeXML.load`."""
+        return self.path / "model"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The folder of the tokenizer."""
+        return self.path / "tokenizer"
+
+    @property
+    def max_length(self) -> int:
+        """Tokens that a text is cut to, special ones included."""
+        return int(self.meta["max_length"])
+
+    @property
+    def reference(self) -> Path | None:
+        """The folder of the reference that batches are compared with, for `Reference.load`; None without one."""
+        folder = self.path / "reference"
+        return folder if (folder / bundle.MANIFEST).is_file() else None
+
+    def vocabulary(self) -> Vocabulary:
+        """The labels, whose rows the model's labels are."""
+        return Vocabulary.load(self.path / "vocabulary.json")
+
+    def calibration(self) -> Calibration:
+        """Score → probability, and the threshold."""
+        return Calibration.load(self.path / "calibration.json")
+
+    def label_counts(self) -> npt.NDArray[np.int64]:
+        """(len(vocabulary),): the training documents that each label has."""
+        counts: npt.NDArray[np.int64] = np.load(self.path / "label_counts.npy", allow_pickle=False)
+        return counts
+
+    def metrics(self) -> dict[str, Any]:
+        """The evaluation on test."""
+        metrics: dict[str, Any] = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
+        return metrics
+
+
+def pack(
+    path: Path,
+    *,
+    model: Path,
+    tokenizer: "PreTrainedTokenizerBase",
+    max_length: int,
+    vocabulary: Vocabulary,
+    label_counts: npt.NDArray[np.integer],
+    calibration: Calibration,
+    metrics: Mapping[str, Any],
+    origin: Origin,
+    reference: Path | None = None,
+) -> None:
+    """Write an artifact to `path`, whole or not at all; one that lies there is replaced.
+
+    Args:
+        path: the artifact's folder.
+        model: a bundle that `CascadeXML.save` wrote.
+        tokenizer: what made the training tokens.
+        max_length: tokens that texts were cut to, special ones included.
+        vocabulary: its rows [0, L) are the model's labels.
+        label_counts: (len(vocabulary),) training documents of each label.
+        calibration: fitted on dev.
+        metrics: the evaluation on test, as `data/reports/metrics.json` holds it.
+        origin: where all this comes from.
+        reference: a bundle that `Reference.save` wrote, or None to leave it out.
+
+    Raises:
+        FormatError: `model` is no model bundle, or `reference` no reference bundle.
+        DataError: `label_counts` has not one count a label.
+    """
+    if label_counts.shape != (len(vocabulary),):
+        raise DataError(f"label_counts has shape {label_counts.shape}, expected ({len(vocabulary)},): one a label.")
+    bundle.read_bundle(model, "cascadexml.model", sys.maxsize, digests=False)
+    if reference is not None:
+        bundle.read_bundle(reference, "cascadexml.reference", sys.maxsize, digests=False)
+    encoder = json.loads((model / "encoder.json").read_text(encoding="utf-8"))
+    meta = {
+        **asdict(origin),
+        "max_length": max_length,
+        "labels": vocabulary.L,
+        "parameters": _count_parameters(model / "model.safetensors"),
+        "encoder": {key: encoder.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")},
+        "metrics": metrics.get("test", {}),
+        "threshold": calibration.threshold,
+        "libraries": {name: metadata.version(name) for name in LIBRARIES},
+    }
+    with bundle.writing(path, KIND, VERSION, meta) as folder:
+        # copyfile, because files in DVC's cache are read-only and a copy of their mode would be too.
+        shutil.copytree(model, folder / "model", copy_function=shutil.copyfile)
+        if reference is not None:
+            shutil.copytree(reference, folder / "reference", copy_function=shutil.copyfile)
+        tokenizer.save_pretrained(folder / "tokenizer")
+        # The Auto classes look for the architecture's name here when the tokenizer's own files do not settle its class.
+        shutil.copyfile(model / "encoder.json", folder / "tokenizer" / "config.json")
+        vocabulary.save(folder / "vocabulary.json")
+        calibration.save(folder / "calibration.json")
+        np.save(folder / "label_counts.npy", np.asarray(label_counts, dtype=np.int64), allow_pickle=False)
+        text = json.dumps(metrics, indent=1, sort_keys=True, ensure_ascii=False)
+        (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
+        (folder / "model_card.md").write_text(render(meta, metrics), encoding="utf-8")
+
+
+def open_artifact(path: str | Path) -> Artifact:
+    """Verify every byte of the artifact at `path`, and give its parts.
+
+    Args:
+        path: its folder, or a place that `resolve` knows.
+
+    Raises:
+        DataError, RegistryError: the place cannot be read from, see `resolve`.
+        FormatError: it is truncated, tampered with, of another kind or of a newer format.
+    """
+    found = bundle.read_bundle(resolve(path), KIND, VERSION)
+    parts = {"model/manifest.json", "vocabulary.json", "calibration.json", "label_counts.npy", "metrics.json"}
+    missing = sorted(parts - set(found.files)) or sorted({"name", "max_length", "labels"} - set(found.meta))
+    if missing:
+        raise FormatError(f"{path} is an artifact without {missing[0]}: pack or fetch it again.")
+    size = sum(entry["size"] for entry in found.files.values())
+    return Artifact(found.path, found.meta, found.fingerprint, size)
+
+
+def resolve(path: str | Path, progress: Progress = silent) -> Path:
+    """The local folder that stands for `path`. All places that an artifact may be named by are known here.
+
+    Args:
+        path: a folder, or `s3://bucket/prefix/name@ref` in a registry, where `ref` is an alias (champion if it is left
+            out) or a version: that one is pulled into the cache, unless it is there.
+        progress: called with ("pull", bytes done, bytes in all, {}).
+
+    Raises:
+        DataError: `path` is a URI of another kind.
+        RegistryError: the registry cannot be read, or has no such model.
+        FormatError: what lies there is damaged or, with `CASCADEXML_VERIFY_KEY` set, not signed.
+    """
+    if str(path).startswith("s3://"):
+        from cascadexml.registry.registry import Registry
+        from cascadexml.registry.uris import parse_uri
+
+        uri = parse_uri(str(path))
+        return Registry(uri.registry).pull(uri.name, uri.ref, progress=progress)
+    if "://" in str(path):
+        raise DataError(f"{path} is no place for artifacts: expected a folder, or s3://bucket/prefix/name@champion.")
+    return Path(path)
+
+
+def _count_parameters(weights: Path) -> int:
+    try:
+        with safe_open(weights, framework="numpy") as tensors:
+            shapes = [tensors.get_slice(name).get_shape() for name in tensors.keys()]  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise FormatError(f"{weights} cannot be read as safetensors ({error}): train again.") from None
+    return sum(int(np.prod(shape, dtype=np.int64)) for shape in shapes)

@@ -1,0 +1,1 @@
+"""Records, labels and tokens: reading, splitting, the corpus and the token store."""

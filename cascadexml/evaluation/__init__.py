@@ -1,0 +1,1 @@
+"""What a ranking is worth: calibration, judgement, plots, pages of examples."""

@@ -1,0 +1,1 @@
+"""Label features and the label tree."""

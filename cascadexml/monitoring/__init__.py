@@ -1,0 +1,1 @@
+"""Batches of later records against what held-out records looked like."""

@@ -1,0 +1,185 @@
+"""What a batch's verdict looks like to people: a page with Evidently's report, and a figure over several batches.
+
+Evidently is imported inside `write_report` alone: the import takes many seconds.
+"""
+
+import html
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from cascadexml.bundle import beside
+from cascadexml.config import DriftSettings
+from cascadexml.monitoring.reference import Profile
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_STYLE = """<style>
+.verdict { font: 15px/1.45 system-ui, sans-serif; max-width: 75em; margin: 1em auto; padding: 0 1em; }
+.verdict table { border-collapse: collapse; margin: .5em 0; }
+.verdict td, .verdict th { border: 1px solid #9995; padding: .25em .6em; text-align: left; }
+.verdict .failed { color: #b00; font-weight: 600; }
+</style>
+"""
+_NOTE = (
+    '<div class="verdict"><p>Below: Evidently on at most {} records of either side, with the same thresholds and no '
+    "test of significance. The verdict is the one above.</p></div>\n"
+)
+_COLOURS = {"stable": "#2a7", "drift": "#c60", "quarantined": "#b00"}
+
+
+def write_report(
+    folder: Path,
+    verdict: Mapping[str, Any],
+    reference: Profile | None,
+    batch: Profile | None,
+    settings: DriftSettings,
+    seed: int = 0,
+) -> None:
+    """Write report.html and report.json: our own verdict and checks, and below them Evidently's report of samples.
+
+    Evidently's part is left out for a quarantined batch, which has no profile, and where `report_rows` is 0.
+
+    Args:
+        folder: where the two files go.
+        verdict: what verdict.json holds.
+        reference: the reference's profile.
+        batch: the batch's.
+        settings: thresholds and `report_rows`, how many records of either side Evidently sees.
+        seed: of the samples.
+    """
+    section = _section(verdict)
+    page = (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="UTF-8"><title>Drift</title></head>\n'
+        f"<body>\n{section}</body></html>\n"
+    )
+    document: dict[str, Any] = {}
+    if reference is not None and batch is not None and len(batch) and settings.report_rows:
+        theirs, document = _evidently(reference, batch, settings, seed)
+        page = theirs.replace("<body>", f"<body>\n{section}{_NOTE.format(settings.report_rows)}", 1)
+    (folder / "report.html").write_text(page, encoding="utf-8")
+    text = json.dumps({"verdict": dict(verdict), "evidently": document}, indent=1, ensure_ascii=False)
+    (folder / "report.json").write_text(text + "\n", encoding="utf-8")
+
+
+def history_figure(verdicts: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Draw each check's value over its threshold for several batches, oldest first; above 1 is beyond the threshold.
+
+    A filled point marks a check that failed. A batch's verdict stands below its id; a quarantined batch has no point,
+    because it was not compared.
+
+    Args:
+        verdicts: what verdict.json holds, one a batch.
+        path: the PNG file.
+    """
+    from matplotlib.figure import Figure
+
+    names = list(dict.fromkeys(c["name"] for v in verdicts for c in v["checks"] if c["kind"] != "validity"))
+    figure = Figure(figsize=(max(7.0, 1.6 * len(verdicts) + 4), 6), layout="constrained")
+    axes = figure.subplots()
+    for i, name in enumerate(names):
+        points = [
+            (place, _ratio(check), check["failed"])
+            for place, verdict in enumerate(verdicts)
+            for check in verdict["checks"]
+            if check["name"] == name and check["kind"] != "validity"
+        ]
+        colour, marker = f"C{i % 10}", "os^vD"[i // 10 % 5]
+        places, ratios = [place for place, _, _ in points], [ratio for _, ratio, _ in points]
+        axes.plot(places, ratios, color=colour, linewidth=0.8, label=name, marker=marker, markerfacecolor="white")
+        failed = [(place, ratio) for place, ratio, fails in points if fails]
+        if failed:
+            axes.plot(*zip(*failed, strict=True), color=colour, linestyle="", marker=marker)
+    axes.axhline(1.0, color="black", linewidth=1)
+    axes.set_xlim(-0.5, max(len(verdicts), 1) - 0.5)
+    axes.set_ylim(bottom=0)
+    axes.set_ylabel("value over threshold")
+    axes.set_xticks(
+        range(len(verdicts)), [f"{v['batch']['id']}\n{v['verdict']}" for v in verdicts], rotation=30, ha="right"
+    )
+    for label, verdict in zip(axes.get_xticklabels(), verdicts, strict=True):
+        label.set_color(_COLOURS[verdict["verdict"]])
+    if names:
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+    with beside(path) as new:
+        # Without the metadata the bytes would tell matplotlib's version.
+        figure.savefig(new, format="png", dpi=110, metadata={"Software": None})
+
+
+def _ratio(check: Mapping[str, Any]) -> float:
+    """Value over threshold, at least 0; of an AUC what lies above 0.5, where there is nothing to tell."""
+    nothing = 0.5 if check["kind"] == "embedding" else 0.0
+    return float(max(check["value"] - nothing, 0.0) / max(check["threshold"] - nothing, 1e-9))
+
+
+def _section(verdict: Mapping[str, Any]) -> str:
+    batch, model = verdict["batch"], verdict["model"]
+    rows = "".join(
+        f"<tr{' class=failed' if check['failed'] else ''}>"
+        + "".join(f"<td>{html.escape(_cell(check.get(key)))}</td>" for key in _COLUMNS)
+        + "</tr>\n"
+        for check in verdict["checks"]
+    )
+    reasons = "".join(f"<li>{html.escape(reason)}</li>\n" for reason in verdict["reasons"])
+    colour = _COLOURS[verdict["verdict"]]
+    return (
+        f'{_STYLE}<div class="verdict"><h1>Batch {html.escape(batch["id"])}: '
+        f'<span style="color:{colour}">{verdict["verdict"]}</span></h1>\n'
+        f"<p>{batch['records']} records from {html.escape(batch['source'])}: {batch['accepted']} accepted, "
+        f"{batch['refused']} refused, {batch['labelled']} with labels; against the reference of "
+        f"{html.escape(model['name'])}.</p>\n<ul>{reasons}</ul>\n<table><tr>"
+        + "".join(f"<th>{name}</th>" for name in _COLUMNS)
+        + f"</tr>\n{rows}</table></div>\n"
+    )
+
+
+_COLUMNS = ("name", "kind", "statistic", "value", "threshold", "p_value", "reference", "batch", "failed")
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _evidently(reference: Profile, batch: Profile, settings: DriftSettings, seed: int) -> tuple[str, dict[str, Any]]:
+    os.environ.setdefault("DO_NOT_TRACK", "1")
+    from evidently import DataDefinition, Dataset, Report
+    from evidently.presets import DataDriftPreset
+
+    # Evidently takes no column without a value, and none that one side lacks.
+    shared = [name for name in reference.table.column_names if name in batch.table.column_names]
+    categories = [name for name in shared if pa.types.is_string(reference.table.schema.field(name).type)]
+    numbers = [name for name in shared if name not in categories]
+    definition = DataDefinition(numerical_columns=numbers, categorical_columns=categories)
+    ours, theirs = (
+        Dataset.from_pandas(_sample(side, shared, settings.report_rows, seed), data_definition=definition)
+        for side in (reference, batch)
+    )
+    preset = DataDriftPreset(
+        drift_share=min(settings.min_failed / len(shared), 1.0),
+        num_method="wasserstein",
+        num_threshold=settings.max_text_shift,
+        cat_method="jensenshannon",
+        cat_threshold=settings.max_metadata_distance,
+    )
+    snapshot = Report([preset]).run(theirs, ours)
+    document: dict[str, Any] = json.loads(snapshot.json())
+    return snapshot.get_html_str(as_iframe=False), document
+
+
+def _sample(side: Profile, columns: Sequence[str], rows: int, seed: int) -> "pd.DataFrame":
+    table = side.table.select(columns)
+    if table.num_rows > rows:
+        chosen = np.sort(np.random.default_rng(seed).choice(table.num_rows, rows, replace=False))
+        table = table.take(pa.array(chosen))
+    frame: pd.DataFrame = table.to_pandas()
+    return frame

@@ -1,0 +1,1 @@
+"""Rankers: whatever gives each text its best labels."""

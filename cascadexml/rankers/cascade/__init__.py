@@ -1,0 +1,1 @@
+"""CascadeXML itself: encoder, network, heads, starts of classifier rows."""

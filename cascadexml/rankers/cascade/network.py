@@ -1,0 +1,356 @@
+"""CascadeXML: one transformer, one pass, a label tree whose resolutions are each read from their own layer.
+
+Kharbanda, Banerjee, Schultheis, Babbar: CascadeXML: Rethinking Transformers for End-to-end Multi-resolution Training
+in Extreme Multi-label Classification, NeurIPS 2022 (arXiv 2211.00640).
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypeVar, cast
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from scipy import sparse
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+
+from cascadexml import bundle
+from cascadexml.config import TrainSettings
+from cascadexml.errors import ConfigError, EncoderError, FormatError
+from cascadexml.labels.tree import LabelTree
+from cascadexml.rankers.cascade.encoder import transformer_from_config
+from cascadexml.rankers.cascade.heads import Head, pick_shortlist, shortlist_loss
+
+KIND, VERSION = "cascadexml.model", 1
+T = TypeVar("T")
+
+# The paper's taps, for 12 layers: the coarsest resolution reads two layers, the labels read the last.
+PAPER_TAPS = {3: ((7, 8), (10,), (12,)), 4: ((5, 6), (8,), (10,), (12,))}
+PAPER_DROPOUT = {3: (0.2, 0.3, 0.5), 4: (0.2, 0.25, 0.4, 0.5)}
+PAPER_SHORTLISTS = (128, 256, 400)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """All that defines the network besides the encoder's own configuration and the tree.
+
+    Attributes:
+        taps: for each of R resolutions, the layers (1 to depth) whose vectors it reads; several are concatenated.
+        dropout: rate on each resolution's vector in training.
+        shortlist: K of each of the R - 1 resolutions above the labels.
+        pooling: a layer's vector is that of the first token ("cls") or the mean over the text's tokens ("mean").
+        score: a label's score is sigmoid(leaf), or "weighted": sigmoid(leaf) · sigmoid(parent).
+    """
+
+    taps: tuple[tuple[int, ...], ...]
+    dropout: tuple[float, ...]
+    shortlist: tuple[int, ...]
+    pooling: Literal["cls", "mean"]
+    score: Literal["leaf", "weighted"]
+
+
+def default_taps(depth: int, R: int) -> tuple[tuple[int, ...], ...]:
+    """Which layers each resolution reads, for any depth and R resolutions.
+
+    At 12 layers the paper's. Deeper encoders keep its shares of the depth. In shallower ones the distance to the top
+    shrinks with the square of the depth: they are mostly distilled, and vectors from below their last layers tell
+    clusters apart far worse. Where the paper has no tree of R resolutions, its lowest to its highest layer are spread
+    evenly.
+    """
+    paper = PAPER_TAPS.get(R) or tuple((layer,) for layer in np.linspace(12.0 if R == 1 else 7.5, 12.0, R).tolist())
+    scale = depth / 12 if depth >= 12 else (depth / 12) ** 2
+    return tuple(tuple(sorted({max(1, depth - round((12 - layer) * scale)) for layer in layers})) for layers in paper)
+
+
+def derive_config(settings: TrainSettings, depth: int, tree: LabelTree) -> ModelConfig:
+    """Fill what the settings leave null by the rules for this depth and tree.
+
+    Raises:
+        ConfigError: a list has not one value a resolution, or a tap lies outside the encoder's layers.
+    """
+    R = len(tree.levels) + 1
+    taps = tuple(map(tuple, settings.taps)) if settings.taps is not None else default_taps(depth, R)
+    dropout = settings.dropout or PAPER_DROPOUT.get(R) or np.linspace(0.2, 0.5, R).tolist()
+    shortlist = settings.shortlist or [
+        min(C, K) for C, K in zip(tree.levels, (*PAPER_SHORTLISTS, *[PAPER_SHORTLISTS[-1]] * R), strict=False)
+    ]
+    _one_a_resolution("taps", taps, R, tree)
+    return ModelConfig(
+        _within(taps, depth),
+        tuple(_one_a_resolution("dropout", dropout, R, tree)),
+        tuple(_one_a_resolution("shortlist", shortlist, R - 1, tree)),
+        settings.pooling,
+        settings.score,
+    )
+
+
+def derive_loss_weights(settings: TrainSettings, tree: LabelTree) -> list[float]:
+    """The weight of each of the R resolutions' losses; 1 where the settings leave it open.
+
+    Raises:
+        ConfigError: there is neither one value nor one a resolution.
+    """
+    return list(_one_a_resolution("loss_weights", settings.loss_weights or [1.0], len(tree.levels) + 1, tree))
+
+
+def _one_a_resolution(name: str, values: Sequence[T], expected: int, tree: LabelTree) -> Sequence[T]:
+    """A single number holds for all resolutions; a list of another length than expected is refused."""
+    if len(values) == 1 and not isinstance(values[0], Sequence):
+        return [values[0]] * expected
+    if len(values) != expected:
+        raise ConfigError(
+            f"train.{name} has {len(values)} values, expected {expected}: the label tree has {len(tree.levels) + 1} "
+            f"resolutions (clusters {list(tree.levels)}, then labels); change train.{name} or cluster.levels."
+        )
+    return values
+
+
+def _within(taps: tuple[tuple[int, ...], ...], depth: int) -> tuple[tuple[int, ...], ...]:
+    for layers in taps:
+        if not layers or not all(1 <= layer <= depth for layer in layers):
+            raise ConfigError(f"train.taps has {list(layers)}, expected layers from 1 to {depth}, the encoder's depth.")
+    return taps
+
+
+@dataclass(frozen=True)
+class LevelOutput:
+    """One resolution's part of a training step: logits and targets (B, S), the slots they stand for."""
+
+    logits: Tensor
+    targets: Tensor
+    slots: Tensor
+
+
+class CascadeXML(nn.Module):
+    """The network.
+
+    Args:
+        encoder: any Hugging Face encoder that gives hidden states.
+        tree: the label tree; its L labels are the rows that `rank` gives.
+        config: taps, dropout, shortlists.
+    """
+
+    label_of_slot: Tensor
+
+    def __init__(self, encoder: PreTrainedModel, tree: LabelTree, config: ModelConfig) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.tree = tree
+        self.config = config
+        d = encoder.config.hidden_size
+        self.joins = nn.ModuleList(
+            nn.Linear(len(layers) * d, d) if len(layers) > 1 else nn.Identity() for layers in config.taps
+        )
+        self._heads = nn.ModuleList(
+            Head(torch.from_numpy(children), d, rate)
+            for children, rate in zip(children_of_levels(tree), config.dropout, strict=True)
+        )
+        slots = label_slots(tree)
+        leaf = self.heads[-1]
+        label_of_slot = torch.full((leaf.P * leaf.m,), -1, dtype=torch.long)
+        label_of_slot[torch.from_numpy(slots)] = torch.arange(tree.L)
+        self.register_buffer("label_of_slot", label_of_slot, persistent=False)
+
+    @property
+    def heads(self) -> list[Head]:
+        """The R resolutions' classifiers, coarse to fine."""
+        return cast(list[Head], list(self._heads))
+
+    @property
+    def learned_from_scratch(self) -> list[nn.Module]:
+        """The modules that no pre-training has seen."""
+        return [*self.joins, *self.heads]
+
+    def freeze(self, layers: int) -> None:
+        """Keep the embeddings and the lowest `layers` transformer layers as they are; 0 freezes nothing."""
+        if layers == 0:
+            return
+        for name, parameter in self.encoder.named_parameters():
+            numbered = re.search(r"\blayers?\.(\d+)\.", name)
+            if int(numbered.group(1)) < layers if numbered else "embedding" in name or "pos_bias" in name:
+                parameter.requires_grad_(False)
+
+    def vectors(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
+        """Each resolution's (B, d) vectors, from (B, T) tokens and their mask.
+
+        Raises:
+            EncoderError: the encoder gives no hidden state for every layer.
+        """
+        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+        states = output.hidden_states
+        deepest = max(max(layers) for layers in self.config.taps)
+        if states is None or len(states) <= deepest:
+            raise EncoderError(
+                f"the encoder ({self.encoder.config.model_type}) gives no hidden state of layer {deepest}: "
+                "choose an encoder such as BERT, RoBERTa, MPNet or XLM-R."
+            )
+        if self.config.pooling == "cls":
+            pooled = {layer: states[layer][:, 0] for layers in self.config.taps for layer in layers}
+        else:
+            weights = attention_mask.unsqueeze(2) / attention_mask.sum(1).clamp(min=1)[:, None, None]
+            pooled = {
+                layer: (states[layer] * weights.to(states[layer].dtype)).sum(1)
+                for layers in self.config.taps
+                for layer in layers
+            }
+        return [
+            join(torch.cat([pooled[layer] for layer in layers], dim=1))
+            for join, layers in zip(self.joins, self.config.taps, strict=True)
+        ]
+
+    def forward(
+        self, input_ids: Tensor, attention_mask: Tensor, positives: Sequence[tuple[Tensor, Tensor]]
+    ) -> list[LevelOutput]:
+        """Every resolution's logits over its shortlist, with teacher forcing.
+
+        Args:
+            input_ids: (B, T) int64.
+            attention_mask: (B, T) int64.
+            positives: for each resolution (document, slot) pairs, as `LevelPositives.batch` gives them.
+        """
+        B = input_ids.shape[0]
+        outputs = []
+        parents = None
+        for r, h in enumerate(self.vectors(input_ids, attention_mask)):
+            head = self.heads[r]
+            logits, slots = head(h, parents)
+            targets = head.targets(parents, *positives[r], B)
+            outputs.append(LevelOutput(logits, targets, slots))
+            if r < len(self.config.shortlist):
+                parents, _ = pick_shortlist(logits, slots, self.config.shortlist[r], targets)
+        return outputs
+
+    def losses(self, outputs: Sequence[LevelOutput]) -> Tensor:
+        """(B, R) loss of each document at each resolution."""
+        return torch.stack([shortlist_loss(level.logits, level.targets) for level in outputs], dim=1)
+
+    @torch.inference_mode()
+    def rank(self, input_ids: Tensor, attention_mask: Tensor, K: int) -> tuple[Tensor, Tensor]:
+        """The best K labels of each text.
+
+        Args:
+            input_ids: (B, T) int64.
+            attention_mask: (B, T) int64.
+            K: how many labels; the end of a row is padded where the shortlist holds fewer.
+
+        Returns:
+            label rows (B, K) int64, best first, -1 for padding; scores (B, K) float32 in (0, 1), 0 for padding.
+        """
+        parents, above = None, None
+        log_score, slots = torch.empty(0), torch.empty(0)
+        for r, h in enumerate(self.vectors(input_ids, attention_mask)):
+            head = self.heads[r]
+            logits, slots = head(h, parents)
+            log_score = functional.logsigmoid(logits.float())
+            if r < len(self.config.shortlist):
+                parents, above = pick_shortlist(logits, slots, self.config.shortlist[r], None)
+            elif self.config.score == "weighted" and above is not None:
+                log_score = log_score + functional.logsigmoid(above).repeat_interleave(head.m, dim=1)
+        found = min(K, log_score.shape[1])
+        best, places = log_score.topk(found, dim=1)
+        labels = self.label_of_slot[slots.gather(1, places)]
+        empty = K - found
+        return functional.pad(labels, (0, empty), value=-1), functional.pad(best.exp(), (0, empty), value=0.0)
+
+    def save(self, path: Path) -> None:
+        """Write weights (safetensors), configuration, the encoder's configuration and the tree as one bundle."""
+        with bundle.writing(path, KIND, VERSION) as folder:
+            (folder / "config.json").write_text(json.dumps(dataclasses.asdict(self.config), indent=1) + "\n")
+            encoder = json.loads(self.encoder.config.to_json_string(use_diff=False))
+            # Where the encoder lay on this machine is nobody's concern, and would make equal models differ.
+            encoder.pop("_name_or_path", None)
+            (folder / "encoder.json").write_text(json.dumps(encoder, indent=2, sort_keys=True) + "\n")
+            self.tree.save(folder / "tree")
+            weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+            save_file(weights, folder / "model.safetensors")
+
+    @classmethod
+    def load(cls, path: Path, device: str = "cpu") -> "CascadeXML":
+        """Read what `save` wrote, ready for `rank`.
+
+        Raises:
+            FormatError: the folder is truncated, tampered with, of another kind or a newer format, or its parts do not
+                fit each other.
+        """
+        bundle.read_bundle(path, KIND, VERSION)
+        try:
+            fields: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
+            for name in ("taps", "dropout", "shortlist"):
+                fields[name] = tuple(tuple(v) if isinstance(v, list) else v for v in fields[name])
+            config = ModelConfig(**fields)
+            encoder = transformer_from_config(read_encoder_config(path / "encoder.json"))
+            model = cls(encoder, LabelTree.load(path / "tree"), config)
+            model.load_state_dict(load_file(path / "model.safetensors"))
+        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise FormatError(f"{path} does not hold a CascadeXML model whose parts fit ({reason}).") from None
+        return model.eval().to(device)
+
+
+def read_encoder_config(file: Path) -> PretrainedConfig:
+    """An encoder's configuration from the JSON that `CascadeXML.save` wrote."""
+    fields = json.loads(file.read_text(encoding="utf-8"))
+    return AutoConfig.for_model(**fields)
+
+
+def children_of_levels(tree: LabelTree) -> list[np.ndarray]:
+    """For each of the R resolutions, how many children each parent has: [C_0], then (C_r-1,) arrays, int64.
+
+    Sizes of levels are powers of two, so between clusters every parent has as many children; only leaf clusters differ,
+    by at most one label in a tree that was built, by a few in one that was extended.
+    """
+    if not tree.levels:
+        return [np.array([tree.L], dtype=np.int64)]
+    children = [np.array([tree.levels[0]], dtype=np.int64)]
+    for coarse, fine in zip(tree.levels, tree.levels[1:], strict=False):
+        children.append(np.full(coarse, fine // coarse, dtype=np.int64))
+    return [*children, np.diff(tree.offsets[-1]).astype(np.int64)]
+
+
+def label_slots(tree: LabelTree) -> np.ndarray:
+    """(L,) int64: each label's slot in the last head's tree order."""
+    slots = np.empty(tree.L, dtype=np.int64)
+    if not tree.levels:
+        slots[tree.leaf_order] = np.arange(tree.L)
+        return slots
+    offsets = tree.offsets[-1]
+    sizes = np.diff(offsets)
+    cluster = np.repeat(np.arange(sizes.size), sizes)
+    slots[tree.leaf_order] = cluster * sizes.max() + np.arange(tree.L) - offsets[cluster]
+    return slots
+
+
+class LevelPositives:
+    """The positive slots of every document at every resolution, as one CSR a resolution.
+
+    Args:
+        Y: (N, L') label matrix with L' >= L; columns beyond the tree's L labels are passed over.
+        tree: the label tree.
+    """
+
+    def __init__(self, Y: sparse.csr_matrix, tree: LabelTree) -> None:
+        documents, labels = Y[:, : tree.L].nonzero()
+        slots_of_labels = [tree.cluster_of(level) for level in range(len(tree.levels))] + [label_slots(tree)]
+        self.levels = []
+        for slots in slots_of_labels:
+            shape = (Y.shape[0], int(slots.max()) + 1)
+            level = sparse.csr_matrix((np.ones(documents.size, np.int8), (documents, slots[labels])), shape=shape)
+            self.levels.append((level.indptr.astype(np.int64), level.indices.astype(np.int64)))
+
+    def batch(self, rows: np.ndarray, device: torch.device) -> list[tuple[Tensor, Tensor]]:
+        """For each resolution the (document in the batch, slot) pairs of `rows`, as two (Y,) int64 tensors."""
+        pairs = []
+        for indptr, indices in self.levels:
+            counts = indptr[rows + 1] - indptr[rows]
+            documents = np.repeat(np.arange(rows.size), counts)
+            within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+            slots = indices[np.repeat(indptr[rows], counts) + within]
+            pairs.append((torch.from_numpy(documents).to(device), torch.from_numpy(slots).to(device)))
+        return pairs

@@ -1,0 +1,1 @@
+"""Where bytes come from: addresses, HTTP, S3, archives."""

@@ -1,0 +1,1 @@
+"""Training a cascade: loop, optimisers, several processes, checkpoints."""

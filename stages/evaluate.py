@@ -1,0 +1,92 @@
+"""evaluate: calibration on dev; every metric of the model and two baselines on test, once."""
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from cascadexml.bundle import beside
+from cascadexml.config import Settings
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.tokens import TokenStore
+from cascadexml.errors import DataError
+from cascadexml.evaluation.calibration import Calibration, expected_calibration_error, fit_calibration, suggestions
+from cascadexml.evaluation.examples import examples_page
+from cascadexml.evaluation.plots import draw_evaluation
+from cascadexml.metrics import differences, evaluate
+from cascadexml.progress import console_progress
+from cascadexml.rankers.baselines import NearestNeighbours, popularity
+from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.ranking import Ranking
+from cascadexml.serving.predictor import pick_device, rank_tokens
+from stages import CALIBRATION, CORPUS, MODEL, REPORTS, TOKENS, run
+
+OURS = "CascadeXML"
+
+
+def main(settings: Settings) -> None:
+    """Write calibration.json, metrics.json, test_ranking.npz, the plots and the page of examples."""
+    corpus = Corpus.load(CORPUS)
+    if not len(corpus.splits.get("test", ())):
+        raise DataError(f"{CORPUS} has no test document: give the source a test split or raise download.split.test.")
+    rankings = rank(corpus, settings)
+    calibrations = {
+        name: fit_calibration(of["dev"], corpus.splits["dev"].Y) if "dev" in of else Calibration()
+        for name, of in rankings.items()
+    }
+    test, Y_train, chosen = corpus.splits["test"], corpus.splits["train"].Y, settings.evaluate
+
+    def report(name: str, split: str) -> dict[str, Any]:
+        calibration, Y = calibrations[name], corpus.splits[split].Y
+        ranking = calibration.calibrated(rankings[name][split])
+        return evaluate(ranking, Y, Y_train, chosen, threshold=calibration.threshold, seed=settings.seed)
+
+    reports = {name: report(name, "test") for name in rankings}
+    ours, baselines = reports[OURS], {name: each for name, each in reports.items() if name != OURS}
+    ranking, calibration = rankings[OURS]["test"], calibrations[OURS]
+    scores, hits = suggestions(ranking, test.Y, 5)
+    metrics = {
+        "test": ours["figures"],
+        "intervals": ours["intervals"],
+        "bins": ours["bins"],
+        "baselines": {name: each["figures"] for name, each in baselines.items()},
+        "baseline_intervals": {name: each["intervals"] for name, each in baselines.items()},
+        "baseline_bins": {name: each["bins"] for name, each in baselines.items()},
+        "differences": {
+            name: differences(ranking, rankings[name]["test"], test.Y, Y_train, chosen, seed=settings.seed)
+            for name in baselines
+        },
+        "dev": report(OURS, "dev")["figures"] if "dev" in rankings[OURS] else {},
+        "calibration": {
+            **asdict(calibration),
+            "ECE@5": expected_calibration_error(calibration.apply(scores), hits),
+            "ECE@5_of_scores": expected_calibration_error(scores, hits),
+        },
+    }
+    page = examples_page(calibration.calibrated(ranking), test, corpus.vocabulary, max(chosen.ks), chosen.examples)
+    calibration.save(CALIBRATION)
+    with beside(REPORTS / "evaluation") as folder:
+        folder.mkdir()
+        draw_evaluation(reports, ranking, calibration, test.Y, chosen.ks, REPORTS / "training", folder)
+    with beside(REPORTS / "test_ranking.npz") as new:
+        ranking.save(new)
+    with beside(REPORTS / "examples.html") as new:
+        new.write_text(page, encoding="utf-8")
+    with beside(REPORTS / "metrics.json") as new:
+        new.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+
+
+def rank(corpus: Corpus, settings: Settings) -> dict[str, dict[str, Ranking]]:
+    """Rankings of test, and of dev where there is one, by the model and the baselines."""
+    progress, K, train = console_progress(), settings.evaluate.top_k, corpus.splits["train"]
+    splits = {name: corpus.splits[name] for name in ("dev", "test") if len(corpus.splits.get(name, ()))}
+    model = CascadeXML.load(MODEL, str(pick_device(settings.train.device)))
+    neighbours = NearestNeighbours.fit(train.texts, train.Y, settings.evaluate.neighbours)
+    return {
+        OURS: {name: rank_tokens(model, TokenStore.open(TOKENS / name), K, progress=progress) for name in splits},
+        "tfidf_knn": {name: neighbours.rank(split.texts, K, progress) for name, split in splits.items()},
+        "popularity": {name: popularity(train.Y, len(split), K) for name, split in splits.items()},
+    }
+
+
+if __name__ == "__main__":
+    run(main)

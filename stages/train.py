@@ -1,0 +1,50 @@
+"""train: the corpus, its tokens, the label tree and, for a warm start, the base → the model that is best on dev."""
+
+import os
+from collections.abc import Mapping
+from contextlib import nullcontext
+
+from dvclive import Live
+
+from cascadexml.artifact.base_model import open_base
+from cascadexml.config import Settings
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.tokens import TokenStore
+from cascadexml.labels.tree import LabelTree
+from cascadexml.progress import console_progress
+from cascadexml.training.fit import fit
+from stages import BASE, CHECKPOINTS, CORPUS, MODEL, REPORTS, TOKENS, TREE, run
+
+
+def main(settings: Settings) -> None:
+    """Train with DVCLive keeping the curves; torchrun starts as many processes as it is told to."""
+    corpus = Corpus.load(CORPUS, ["train", "dev"])
+    tokens = {name: TokenStore.open(TOKENS / name) for name in ("train", "dev")}
+    tree = LabelTree.load(TREE)
+    base = open_base(BASE, corpus.vocabulary).model if settings.train.warm_start else None
+    leads = os.environ.get("RANK", "0") == "0"
+    options = {"dvcyaml": None, "save_dvc_exp": False, "monitor_system": False}
+    with Live(str(REPORTS / "training"), **options) if leads else nullcontext() as live:
+
+        def record(step: int, figures: Mapping[str, float]) -> None:
+            live.step = step
+            for name, value in figures.items():
+                live.log_metric(name, value)
+
+        fit(
+            corpus,
+            tokens,
+            tree,
+            settings.encoder,
+            settings.train,
+            settings.seed,
+            out=MODEL,
+            checkpoints=CHECKPOINTS,
+            base=base,
+            progress=console_progress(),
+            record=record,
+        )
+
+
+if __name__ == "__main__":
+    run(main)

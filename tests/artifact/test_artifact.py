@@ -1,0 +1,216 @@
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cascadexml import Predictor
+from cascadexml.artifact.artifact import Origin, open_artifact
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.vocabulary import Vocabulary
+from cascadexml.errors import DataError, FormatError
+from cascadexml.evaluation.calibration import Calibration
+from tests.support.tiny_artifacts import MAX_LENGTH, SETTINGS, pack_again, pack_tiny, tiny_metrics
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> Path:
+    return pack_tiny(tmp_path_factory.mktemp("artifact"), small_corpus)
+
+
+@pytest.fixture
+def copy(packed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(packed, tmp_path / "copy")
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {f.relative_to(folder).as_posix(): f.read_bytes() for f in folder.rglob("*") if f.is_file()}
+
+
+def test_what_is_packed_reads_back(packed: Path, small_corpus: Corpus) -> None:
+    found = open_artifact(packed)
+    assert found.vocabulary() == small_corpus.vocabulary
+    assert found.calibration() == Calibration(0.3, 0.1, 0.25)
+    assert found.metrics() == tiny_metrics()
+    assert found.max_length == MAX_LENGTH
+    dense = small_corpus.splits["train"].Y.toarray()
+    assert found.label_counts().tolist() == dense.sum(axis=0).astype(int).tolist()
+    assert found.size == sum(len(data) for name, data in contents(packed).items() if name != "manifest.json")
+
+
+def test_the_manifest_tells_where_the_model_comes_from(packed: Path, small_corpus: Corpus) -> None:
+    meta = open_artifact(packed).meta
+    assert meta["name"] == "tiny"
+    assert meta["data_fingerprint"] == small_corpus.fingerprint
+    assert (meta["git_revision"], meta["dvc_lock"]) == ("0" * 40, "1" * 64)
+    assert meta["documents"] == {"train": 300, "dev": 60, "test": 60}
+    assert meta["labels"] == small_corpus.vocabulary.L
+    assert meta["metrics"] == tiny_metrics()["test"]
+    assert meta["params"]["train"]["epochs"] == 1.0
+    model = Predictor.load(packed, device="cpu").scorer.model  # type: ignore[attr-defined]
+    assert meta["parameters"] == sum(tensor.numel() for tensor in model.state_dict().values())
+    for library in ("cascadexml", "torch", "transformers"):
+        assert meta["libraries"][library]
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text("abä "),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("abc"), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(deadline=None, max_examples=10)
+@given(data=st.data())
+def test_any_origin_and_calibration_read_back(packed: Path, small_corpus: Corpus, data: st.DataObject) -> None:
+    origin = Origin(
+        name=data.draw(st.text(st.characters(codec="utf-8"), min_size=1)),
+        params=data.draw(st.dictionaries(st.sampled_from(["train", "evaluate"]), json_values)),
+        documents=data.draw(st.dictionaries(st.sampled_from(["train", "test"]), st.integers(0, 10**9))),
+        git_revision=data.draw(st.none() | st.just("2" * 40)),
+    )
+    unit = st.floats(0.01, 1.0)
+    calibration = Calibration(data.draw(unit), data.draw(st.floats(-5, 5)), data.draw(unit))
+    path = packed.parent / "again"
+    pack_again(path, packed.parent, small_corpus, origin=origin, calibration=calibration)
+    found = open_artifact(path)
+    assert {key: found.meta[key] for key in asdict(origin)} == asdict(origin)
+    assert found.calibration() == calibration
+
+
+def test_the_same_parts_give_the_same_bytes(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    pack_again(tmp_path / "again", packed.parent, small_corpus)
+    assert contents(tmp_path / "again") == contents(packed)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_any_changed_or_cut_byte_is_refused(packed: Path, data: st.DataObject) -> None:
+    path = packed.parent / "damaged"
+    shutil.rmtree(path, ignore_errors=True)
+    shutil.copytree(packed, path)
+    names = sorted(name for name, content in contents(path).items() if content and name != "manifest.json")
+    file = path / data.draw(st.sampled_from(names))
+    content = bytearray(file.read_bytes())
+    place = data.draw(st.integers(0, len(content) - 1))
+    if data.draw(st.booleans()):
+        content[place] ^= data.draw(st.integers(1, 255))
+    else:
+        del content[place:]
+    file.write_bytes(content)
+    with pytest.raises(FormatError, match=str(file)):
+        Predictor.load(path)
+
+
+def newer(path: Path) -> None:
+    edit(path, version=99)
+
+
+def edit(path: Path, **changes: object) -> None:
+    file = path / "manifest.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+
+
+def boast(path: Path) -> None:
+    meta = json.loads((path / "manifest.json").read_text())["meta"]
+    edit(path, meta=meta | {"metrics": {"P@1": 1.0}})
+
+
+def link(path: Path) -> None:
+    (path / "metrics.json").rename(path.parent / "elsewhere.json")
+    (path / "metrics.json").symlink_to(path.parent / "elsewhere.json")
+
+
+def link_folder(path: Path) -> None:
+    (path / "tokenizer").rename(path.parent / "tokenizer")
+    (path / "tokenizer").symlink_to(path.parent / "tokenizer")
+
+
+def stranger(path: Path) -> None:
+    (path / "tokenizer" / "tokenizer.py").write_text("raise SystemExit")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "says"),
+    [
+        (newer, "format version 99 of cascadexml.artifact, this library reads up to 1: install a newer"),
+        (boast, "was changed after it was written"),
+        (link, "metrics.json is listed in the manifest but is not a file"),
+        (link_folder, "tokenizer is not in the manifest"),
+        (stranger, "tokenizer.py is not in the manifest"),
+        (lambda path: (path / "vocabulary.json").unlink(), "vocabulary.json is listed in the manifest but is not"),
+        (lambda path: (path / "manifest.json").unlink(), "holds no manifest.json"),
+        (lambda path: (path / "manifest.json").write_bytes(b""), "cannot be read as a manifest"),
+    ],
+)
+def test_a_spoilt_artifact_is_refused_by_name(copy: Path, spoil: Callable[[Path], None], says: str) -> None:
+    spoil(copy)
+    with pytest.raises(FormatError) as refusal:
+        Predictor.load(copy)
+    assert says in str(refusal.value)
+    assert str(copy) in str(refusal.value)
+
+
+def test_parts_that_do_not_belong_together_are_refused(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    vocabulary = Vocabulary(("a", "b"), (None, None), 2)
+    pack_again(tmp_path / "odd", packed.parent, small_corpus, vocabulary=vocabulary, label_counts=np.ones(2, np.int64))
+    with pytest.raises(FormatError, match=f"ranks {small_corpus.vocabulary.L} labels, the vocabulary 2"):
+        Predictor.load(tmp_path / "odd")
+
+
+def test_packing_checks_its_inputs_and_leaves_nothing(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    path = tmp_path / "never"
+    with pytest.raises(DataError, match="label_counts has shape"):
+        pack_again(path, packed.parent, small_corpus, label_counts=np.ones(3, np.int64))
+    with pytest.raises(FormatError, match=r"expected a 'cascadexml\.model'"):
+        pack_again(path, packed.parent, small_corpus, model=packed)
+    with pytest.raises(FormatError, match="holds no manifest"):
+        pack_again(path, packed.parent, small_corpus, model=tmp_path / "nowhere")
+    assert not list(tmp_path.iterdir())
+
+
+def test_read_only_sources_can_be_packed_and_replaced(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    # DVC protects what lies in its cache, and so its copies, by file mode.
+    folder = tmp_path / "source"
+    shutil.copytree(packed.parent / "encoder", folder / "encoder")
+    shutil.copytree(packed.parent / "model", folder / "model")
+    for file in (f for f in folder.rglob("*") if f.is_file()):
+        file.chmod(0o444)
+    for _ in range(2):
+        pack_again(tmp_path / "artifact", folder, small_corpus)
+    assert all(f.stat().st_mode & 0o200 for f in (tmp_path / "artifact").rglob("*"))
+    assert contents(tmp_path / "artifact") == contents(packed)
+
+
+def test_the_model_card_is_filled_from_the_run(packed: Path, small_corpus: Corpus) -> None:
+    card = (packed / "model_card.md").read_text(encoding="utf-8")
+    params: dict[str, Any] = open_artifact(packed).meta["params"]
+    for value in params["package"].values():
+        assert value in card or value == "tib-subjects"
+    for told in (
+        "# tiny",
+        f"{small_corpus.vocabulary.L:,} labels",
+        "| P@1 | 43.21 (42.21 to 44.21) | 10.80 (10.00 to 11.00) |",
+        "| nDCG@5 | 50.00 (49.00 to 51.00) | 12.50 |",
+        "| tail | 7 | 9 | 12.50 (10.00 to 15.00) |",
+        "threshold 0.2500",
+        "train 300, dev 60, test 60",
+        f'"encoder_lr": {SETTINGS.train.encoder_lr}',
+        small_corpus.fingerprint,
+        "Predictor.load(",
+    ):
+        assert told in card
+    assert "$" not in card.replace("```sh", "")
+
+
+def test_a_card_without_evaluation_says_so(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    pack_again(tmp_path / "bare", packed.parent, small_corpus, metrics={}, origin=Origin(name="bare"))
+    card = (tmp_path / "bare" / "model_card.md").read_text(encoding="utf-8")
+    assert "Not measured." in card
+    assert "Not stated." in card

@@ -1,0 +1,329 @@
+import gzip
+import json
+import lzma
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib.metadata import entry_points
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from cascadexml import Predictor
+from cascadexml.artifact.artifact import open_artifact
+from cascadexml.cli import main
+from cascadexml.data.corpus import Corpus
+from cascadexml.evaluation.assessment import LabelledRecords, assess, label_matrix, read_labelled
+from tests.conftest import sample_records
+from tests.support.tiny_artifacts import pack_again, pack_tiny
+
+Run = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> Path:
+    return pack_tiny(tmp_path_factory.mktemp("cli"), small_corpus)
+
+
+@pytest.fixture(scope="module")
+def predictor(artifact: Path) -> Predictor:
+    return Predictor.load(artifact, device="cpu")
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Run:
+    def call(*arguments: object) -> tuple[int, str, str]:
+        try:
+            code = main([str(argument) for argument in arguments])
+        except SystemExit as leaving:
+            code = int(leaving.code or 0)
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+def lines_of(text: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_predict_answers_each_line_like_the_library(
+    run: Run, artifact: Path, predictor: Predictor, tmp_path: Path
+) -> None:
+    source = tmp_path / "lines.txt"
+    records = sample_records("test", 3)
+    lines = [records[0]["text"], json.dumps(records[1]), "", json.dumps({"id": 7, "text": records[2]["text"]})]
+    source.write_text("\n".join(lines), encoding="utf-8-sig")
+    code, out, err = run("predict", artifact, "--input", source, "--top-k", 3, "--device", "cpu")
+    assert (code, err) == (0, "")
+    answers = lines_of(out)
+    assert [answer.get("id", answer.get("line")) for answer in answers] == [1, records[1]["id"], 3, 7]
+    expected = predictor.predict([records[0]["text"], records[1]["text"], "", records[2]["text"]], top_k=3)
+    for answer, predictions in zip(answers, expected, strict=True):
+        assert [(p["id"], p["name"]) for p in answer["predictions"]] == [(p.id, p.name) for p in predictions]
+        shown = [p["probability"] for p in answer["predictions"]]
+        assert np.allclose(shown, [p.probability for p in predictions], rtol=0, atol=1e-5)
+
+
+def test_predict_writes_a_file_that_appears_whole(run: Run, artifact: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "in.jsonl", tmp_path / "out.jsonl"
+    source.write_text('{"id": "a", "text": "Wasser und Öl"}\r\n{"id": "b", "text": "oil"}\r\n', encoding="utf-8")
+    assert run("predict", artifact, "--input", source, "--output", target)[:2] == (0, "")
+    answers = lines_of(target.read_text(encoding="utf-8"))
+    assert [answer["id"] for answer in answers] == ["a", "b"]
+    with source.open("a") as file:
+        file.write("{broken\n")
+    assert run("predict", artifact, "--input", source, "--output", target)[0] == 1
+    assert lines_of(target.read_text(encoding="utf-8")) == answers
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
+    assert run("predict", artifact, "--input", source, "--output", "/dev/null", "--keep-going")[:2] == (0, "")
+    assert Path("/dev/null").is_char_device()
+
+
+@pytest.mark.parametrize(("suffix", "compress"), [(".gz", gzip.compress), (".xz", lzma.compress)])
+def test_predict_reads_compressed_files(
+    run: Run, artifact: Path, tmp_path: Path, suffix: str, compress: Callable[[bytes], bytes]
+) -> None:
+    source = tmp_path / f"lines.txt{suffix}"
+    source.write_bytes(compress(b"water\noil\n"))
+    code, out, _ = run("predict", artifact, "--input", source)
+    assert (code, len(lines_of(out))) == (0, 2)
+    source.write_bytes(compress(b"water\noil\n")[:-6])
+    code, _, err = run("predict", artifact, "--input", source)
+    assert code == 1
+    assert "cannot be decompressed" in err
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        (b"{not json", "line 2: not JSON"),
+        (b'{"title": "no text"}', 'line 2: not a JSON object whose "text" is a string'),
+        (b'{"text": 3}', 'line 2: not a JSON object whose "text" is a string'),
+        (b'{"text": null}', 'line 2: not a JSON object whose "text" is a string'),
+        (b"caf\xe9", "line 2: byte 4 is not UTF-8"),
+        (b'{"a":' * 100_000, "line 2: "),
+    ],
+)
+def test_a_bad_line_is_named(run: Run, artifact: Path, tmp_path: Path, line: bytes, says: str) -> None:
+    source = tmp_path / "lines.txt"
+    source.write_bytes(b"water\n" + line + b"\noil\n")
+    code, out, err = run("predict", artifact, "--input", source)
+    assert code == 1
+    assert says in err
+    assert err.count("\n") == 1
+    assert [answer["line"] for answer in lines_of(out)] == [1]
+    code, out, err = run("predict", artifact, "--input", source, "--keep-going")
+    assert (code, err) == (0, "")
+    before, bad, after = lines_of(out)
+    assert bad["line"] == 2
+    assert bad["error"] in f"{says} {bad['error']}"
+    assert len(before["predictions"]) == len(after["predictions"]) == 5
+
+
+def test_formats_other_than_auto(run: Run, artifact: Path, tmp_path: Path) -> None:
+    source = tmp_path / "lines.txt"
+    source.write_text("{\\bf Water}\n")
+    assert run("predict", artifact, "--input", source)[0] == 1
+    assert len(lines_of(run("predict", artifact, "--input", source, "--format", "text")[1])) == 1
+    source.write_text("water\n")
+    assert "not JSON" in run("predict", artifact, "--input", source, "--format", "jsonl")[2]
+
+
+def test_thresholds(run: Run, artifact: Path, predictor: Predictor, tmp_path: Path) -> None:
+    source = tmp_path / "lines.txt"
+    source.write_text("water\n")
+
+    def probabilities(*arguments: object) -> list[float]:
+        (answer,) = lines_of(run("predict", artifact, "--input", source, "--top-k", 100, *arguments)[1])
+        return [p["probability"] for p in answer["predictions"]]
+
+    every = probabilities()
+    cut = (every[3] + every[4]) / 2
+    assert probabilities("--threshold", cut) == every[:4]
+    assert probabilities("--threshold", "tuned") == [p for p in every if p >= predictor.threshold]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nonsense"],
+        ["predict"],
+        ["predict", "PATH", "--top-k", "0"],
+        ["predict", "PATH", "--top-k", "many"],
+        ["predict", "PATH", "--threshold", "1.5"],
+        ["predict", "PATH", "--threshold", "nan"],
+        ["predict", "PATH", "--batch-size", "-1"],
+        ["evaluate", "PATH"],
+        ["info", "PATH", "--nonsense"],
+    ],
+)
+def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert err.startswith("usage: cascadexml")
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["evaluate", "--help"], ["info", "--help"]])
+def test_help(run: Run, arguments: list[str]) -> None:
+    code, out, _ = run(*arguments)
+    assert code == 0
+    assert out.startswith("usage: cascadexml")
+    assert len(arguments) == 1 or "examples:\n  " in out
+
+
+def test_version_and_entry_point(run: Run) -> None:
+    from cascadexml import __version__
+
+    assert run("--version")[:2] == (0, f"cascadexml {__version__}\n")
+    (script,) = entry_points(group="console_scripts", name="cascadexml")
+    assert script.load() is main
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["info", "NOWHERE"], "holds no manifest.json"),
+        (["info", "http://host/model"], "is no place for artifacts"),
+        (["predict", "PATH", "--input", "NOWHERE"], "No such file"),
+        (["predict", "PATH", "--input", "PATH"], "Is a directory"),
+        (["predict", "PATH", "--input", "FILE", "--device", "cuda:99"], "is not on this machine"),
+        (["evaluate", "PATH", "--data", "NOWHERE"], "is not a file"),
+        (["evaluate", "PATH", "--data", "FILE"], "lines.jsonl"),
+    ],
+)
+def test_a_failure_is_exit_code_1_and_one_line(
+    run: Run, artifact: Path, tmp_path: Path, arguments: list[str], says: str
+) -> None:
+    (tmp_path / "lines.jsonl").write_text('{"text": "no labels", "labels": []}\n')
+    places = {"PATH": artifact, "FILE": tmp_path / "lines.jsonl", "NOWHERE": tmp_path / "nowhere"}
+    code, out, err = run(*(places.get(argument, argument) for argument in arguments))
+    assert (code, out) == (1, "")
+    assert says in err
+    assert err.count("\n") == 1
+    assert err.startswith("cascadexml: error: ")
+
+
+def test_info(run: Run, artifact: Path, small_corpus: Corpus) -> None:
+    code, out, _ = run("info", artifact)
+    assert code == 0
+    L = small_corpus.vocabulary.L
+    for told in (
+        "tiny",
+        str(L),
+        "bert, 2 layers of 32",
+        "CC-BY-SA-4.0",
+        "P@1 0.4321",
+        "train 300",
+        '"encoder_lr"',
+        "MiB",
+    ):
+        assert told in out
+    found = json.loads(run("info", artifact, "--json")[1])
+    assert found["labels"] == L
+    assert found["fingerprint"] == open_artifact(artifact).fingerprint
+    assert found["metrics"]["nDCG@5"] == 0.5
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor) -> Path:
+    """Real records of which many have labels that the model does not know, and two that cannot be used.
+
+    Every second one is also given two labels that the model, which has random weights, ranks high: else nothing is hit.
+    """
+    path = tmp_path_factory.mktemp("labelled") / "records.jsonl"
+    lines = []
+    records = sample_records("test", 40)
+    ranked = predictor.predict([record["text"] for record in records], top_k=9)
+    for n, (record, found) in enumerate(zip(records, ranked, strict=True)):
+        given = {found[0].id, found[8].id} if n % 2 else set()
+        lines.append(json.dumps({"text": record["text"], "labels": sorted(given | set(record["labels"]))}))
+    path.write_text("\n".join([*lines, '{"text": "no labels", "labels": []}', "{broken"]) + "\n")
+    return path
+
+
+def test_evaluate_equals_precision_and_recall_counted_by_hand(
+    run: Run, artifact: Path, predictor: Predictor, labelled: Path
+) -> None:
+    code, out, _ = run("evaluate", artifact, "--data", labelled, "--json")
+    assert code == 0
+    figures = json.loads(out)
+    records = [json.loads(line) for line in labelled.read_text().splitlines()[:40]]
+    hits, recalls = [], []
+    for record, found in zip(records, predictor.predict([r["text"] for r in records], top_k=20), strict=True):
+        right = len({p.id for p in found} & set(record["labels"]))
+        hits.append(right / 20)
+        recalls.append(right / len(set(record["labels"])))
+    assert np.isclose(figures["figures"]["P@20"], np.mean(hits), atol=1e-9)
+    assert np.isclose(figures["figures"]["R@20"], np.mean(recalls), atol=1e-9)
+    assert figures["documents"] == {"evaluated": 40, "left_out": 2}
+    known = set(predictor.vocabulary.ids[: predictor.vocabulary.L])
+    unknown = {label for record in records for label in record["labels"]} - known
+    assert figures["labels"]["unknown"] == len(unknown) > 0
+    code, out, _ = run("evaluate", artifact, "--data", labelled)
+    assert code == 0
+    assert f"{len(unknown)} of the documents' labels unknown" in out
+    assert f"{100 * np.mean(recalls):.2f}" in out
+
+
+def test_assessing_equals_the_metrics_on_the_corpus(
+    artifact: Path, predictor: Predictor, small_corpus: Corpus, labelled: Path
+) -> None:
+    """On the corpus itself the kept label counts give the figures that its own train matrix gives."""
+    import pyarrow as pa
+
+    from cascadexml.config import EvaluateSettings
+    from cascadexml.metrics import evaluate
+
+    test, vocabulary = small_corpus.splits["test"], small_corpus.vocabulary
+    ranking = predictor.rank(test.texts, 100)
+    ids = [
+        sorted({vocabulary.ids[row] for row in (*test.Y[n].indices, ranking.labels[n, n % 7])})
+        for n in range(len(test))
+    ]
+    labels = pa.array(ids, pa.list_(pa.string()))
+    Y = label_matrix(labels, vocabulary)
+    assert [sorted(vocabulary.ids[row] for row in Y[n].indices) for n in range(len(test))] == ids
+    found = assess(predictor, open_artifact(artifact), LabelledRecords(test.texts, labels, 0))
+    train = small_corpus.splits["train"].Y
+    expected = evaluate(ranking, Y, train, EvaluateSettings(), threshold=predictor.threshold)
+    assert found["figures"] == pytest.approx(expected["figures"])
+    assert found["figures"]["PSP@1"] > 0
+    assert found["bins"]["tail"] == expected["bins"]["tail"]
+
+
+def test_label_counts_beyond_the_documents_are_one_sentence(
+    artifact: Path, small_corpus: Corpus, labelled: Path, tmp_path: Path
+) -> None:
+    """In a process of its own: SciPy may crash on such a matrix."""
+    counts = open_artifact(artifact).label_counts()
+    counts[3] = 10**7
+    pack_again(tmp_path / "odd", artifact.parent, small_corpus, label_counts=counts)
+    command = [sys.executable, "-m", "cascadexml", "evaluate", tmp_path / "odd", "--data", labelled, "--device", "cpu"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ended.returncode == 1
+    assert "odd/label_counts.npy does not fit its model (counts from" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_labels_that_stand_twice_or_are_unknown(small_corpus: Corpus) -> None:
+    import pyarrow as pa
+
+    first = small_corpus.vocabulary.ids[0]
+    labels = pa.array([["new:1", first, first], ["new:2", "new:1"]])
+    Y = label_matrix(labels, small_corpus.vocabulary)
+    V = len(small_corpus.vocabulary)
+    assert Y.shape == (2, V + 2)
+    assert Y.toarray()[:, [0, V, V + 1]].tolist() == [[1, 1, 0], [0, 1, 1]]
+    assert Y.sum() == 4
+
+
+def test_columns_are_called_as_in_the_models_own_data(tmp_path: Path) -> None:
+    file = tmp_path / "records.csv"
+    file.write_text("headline,body,tags\nWater,is wet,a|b\n")
+    columns = {"id": "key", "text": "headline+body", "labels": "tags", "of_a_later_version": 1}
+    found = read_labelled(file, {"download": {"columns": columns, "label_separator": "|"}})
+    assert (found.texts, found.labels.to_pylist()) == (["Water is wet"], [["a", "b"]])

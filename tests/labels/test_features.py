@@ -1,0 +1,179 @@
+"""Label features against slow dense computations of the same formulas, on random and on real data."""
+
+import math
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse
+
+from cascadexml.config import ClusterSettings
+from cascadexml.data.corpus import Corpus
+from cascadexml.errors import DataError
+from cascadexml.labels import features
+from cascadexml.labels.features import fit_tfidf, label_features, label_walk, pifa, smooth
+
+
+def random_problem(seed: int, N: int, L: int, V: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """Synthetic, with ties; some labels have no documents, some documents no labels."""
+    random = np.random.default_rng(seed)
+    X = random.integers(1, 4, (N, V)) * (random.random((N, V)) < 0.3)
+    Y = random.random((N, L)) < random.random(L) * 0.4
+    return sparse.csr_matrix(X, dtype=np.float32), sparse.csr_matrix(Y, dtype=np.float32)
+
+
+PROBLEMS = st.builds(random_problem, st.integers(0, 10_000), st.integers(1, 15), st.integers(1, 12), st.integers(1, 10))
+
+
+def dense_top(matrix: np.ndarray, k: int) -> np.ndarray:
+    kept = np.zeros_like(matrix)
+    for row, values in enumerate(matrix):
+        for column in sorted(range(values.size), key=lambda c: (-values[c], c))[:k]:
+            kept[row, column] = values[column]
+    return kept
+
+
+def dense_unit(matrix: np.ndarray) -> np.ndarray:
+    return np.array([row / math.sqrt((row**2).sum()) if row.any() else row for row in matrix])
+
+
+def dense_walk(Y: np.ndarray, hops: int, restart: float, neighbours: int) -> np.ndarray:
+    L = Y.shape[1]
+    M = np.zeros((L, L))
+    for document in Y:
+        mine = np.flatnonzero(document)
+        for label in mine:
+            M[label, mine] += 1 / Y[:, label].sum() / mine.size
+    walk = sum(restart * (1 - restart) ** h * np.linalg.matrix_power(M, h + 1) for h in range(hops))
+    # Rounding must not decide between equal weights.
+    walk = np.round(walk, 9)
+    others = dense_top(walk - np.diag(np.diag(walk)), neighbours)
+    A = others + np.diag(np.diag(walk))
+    rows, columns = A.sum(1), A.sum(0)
+    return np.array(
+        [[A[i, j] / math.sqrt(rows[i] * columns[j]) if A[i, j] else 0.0 for j in range(L)] for i in range(L)]
+    )
+
+
+@settings(deadline=None, max_examples=50)
+@given(problem=PROBLEMS, k=st.integers(1, 12))
+def test_pifa_equals_the_dense_formula(problem, k: int) -> None:
+    X, Y = problem
+    Z = pifa(X, Y, k)
+    expected = dense_unit(dense_top(Y.toarray().T @ X.toarray(), k))
+    assert Z.shape == expected.shape
+    assert Z.dtype == np.float32
+    np.testing.assert_allclose(Z.toarray(), expected, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=50)
+@given(problem=PROBLEMS, hops=st.integers(1, 4), restart=st.floats(0.1, 1.0))
+def test_walk_equals_the_dense_formula(problem, hops: int, restart: float) -> None:
+    _, Y = problem
+    L = Y.shape[1]
+    A = label_walk(Y, hops, restart, neighbours=L)
+    np.testing.assert_allclose(A.toarray(), dense_walk(Y.toarray(), hops, restart, L), atol=1e-6)
+
+
+def test_walk_keeps_the_heaviest_neighbours_and_the_diagonal(small_corpus: Corpus) -> None:
+    Y = small_corpus.splits["train"].Y[:, : small_corpus.vocabulary.L]
+    full = label_walk(Y, 3, 0.8, neighbours=Y.shape[1]).toarray()
+    A = label_walk(Y, 3, 0.8, neighbours=2).toarray()
+    assert (np.diag(A) > 0).all()
+    assert ((A > 0).sum(1) <= 3).all()
+    assert ((A > 0).sum(1) == np.minimum((full > 0).sum(1), 3)).all()
+    np.testing.assert_allclose(A[A > 0], dense_walk(Y.toarray(), 3, 0.8, 2)[A > 0], atol=1e-2)
+
+
+def test_a_walk_held_to_few_labels_still_starts_right(small_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    Y = small_corpus.splits["train"].Y[:, : small_corpus.vocabulary.L]
+    one_hop, exact = (label_walk(Y, hops, 0.8, neighbours=Y.shape[1]) for hops in (1, 3))
+    monkeypatch.setattr(features, "WORK", 1)
+    monkeypatch.setattr(features, "MIN_FRONTIER", 2)
+    assert (label_walk(Y, 1, 0.8, neighbours=Y.shape[1]) != one_hop).nnz == 0
+    held = label_walk(Y, 3, 0.8, neighbours=Y.shape[1])
+    assert one_hop.nnz < held.nnz < exact.nnz
+    assert (held.toarray()[exact.toarray() == 0] == 0).all()
+
+
+@settings(deadline=None, max_examples=50)
+@given(problem=PROBLEMS, k=st.integers(1, 12))
+def test_smoothing_equals_the_dense_formula(problem, k: int) -> None:
+    X, Y = problem
+    Z, A = pifa(X, Y, 10), label_walk(Y, 2, 0.5, 3)
+    product = np.round(A.toarray().astype(np.float64) @ Z.toarray(), 6)
+    smoothed = smooth(Z, A, k)
+    kept = smoothed.toarray() > 0
+    assert (kept.sum(1) == np.minimum((product > 0).sum(1), k)).all()
+    # Whatever rounding does to ties, what is kept is as heavy as what the dense formula keeps.
+    expected = dense_top(product, k)
+    np.testing.assert_allclose(np.sort(smoothed.toarray(), axis=1), np.sort(dense_unit(expected), axis=1), atol=1e-4)
+    np.testing.assert_allclose(smoothed.toarray()[kept], dense_unit(product * kept)[kept], atol=1e-4)
+
+
+def test_chunks_do_not_change_the_result(small_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    train, L = small_corpus.splits["train"], small_corpus.vocabulary.L
+    knobs = ClusterSettings(top_features=50)
+    whole = label_features(train.texts, train.Y[:, :L], knobs)
+    done: dict[str, list[int]] = {}
+    monkeypatch.setattr(features, "BUDGET", 1000)
+    chunked = label_features(
+        train.texts, train.Y[:, :L], knobs, lambda what, rows, total, _: done.setdefault(what, []).append(rows)
+    )
+    assert (whole != chunked).nnz == 0
+    assert all(len(rows) > 5 and rows[-1] == L for rows in done.values())
+    assert len(done) == 3
+
+
+def test_label_features_are_unit_rows_of_limited_size(small_corpus: Corpus) -> None:
+    train, L = small_corpus.splits["train"], small_corpus.vocabulary.L
+    Z = label_features(train.texts, train.Y[:, :L], ClusterSettings(top_features=30))
+    assert Z.shape[0] == L
+    assert np.diff(Z.indptr).max() == 30
+    np.testing.assert_allclose(sparse.linalg.norm(Z, axis=1), 1.0, rtol=1e-5)
+    plain = label_features(train.texts, train.Y[:, :L], ClusterSettings(top_features=30, hops=0))
+    assert (plain != Z).nnz > 0
+
+
+def test_labels_without_documents_and_a_single_label(small_corpus: Corpus) -> None:
+    texts = small_corpus.splits["train"].texts
+    Y = sparse.csr_matrix((np.ones(10, dtype=np.float32), (range(10), [0] * 10)), shape=(len(texts), 3))
+    Z = label_features(texts, Y, ClusterSettings())
+    assert np.diff(Z.indptr).tolist()[1:] == [0, 0]
+    assert Z[0].nnz > 0
+    assert np.isfinite(Z.data).all()
+    alone = label_features(texts, Y[:, :1], ClusterSettings())
+    np.testing.assert_allclose(alone.toarray(), Z[:1].toarray(), atol=1e-6)
+
+
+def test_tfidf_equals_its_definition(small_corpus: Corpus) -> None:
+    texts = small_corpus.splits["train"].texts[:60]
+    vectorizer, X = fit_tfidf(texts, ngrams=1, min_df=2, max_features=10_000)
+    counts = [Counter(re.findall(r"\w\w+", text.lower())) for text in texts]
+    frequency = Counter(word for count in counts for word in count)
+    words = sorted(word for word, n in frequency.items() if n >= 2)
+    assert list(vectorizer.get_feature_names_out()) == words
+    expected = np.zeros((60, len(words)))
+    for n, count in enumerate(counts):
+        for v, word in enumerate(words):
+            if count[word]:
+                expected[n, v] = (1 + math.log(count[word])) * (math.log(61 / (1 + frequency[word])) + 1)
+    np.testing.assert_allclose(X.toarray(), dense_unit(expected), atol=1e-5)
+    assert X.dtype == np.float32
+    np.testing.assert_allclose(vectorizer.transform(texts[:5]).toarray(), X[:5].toarray())
+
+
+def test_ngrams_and_max_features(small_corpus: Corpus) -> None:
+    texts = small_corpus.splits["train"].texts
+    vectorizer, X = fit_tfidf(texts, ngrams=2, min_df=1, max_features=300)
+    assert X.shape == (len(texts), 300)
+    assert any(" " in term for term in vectorizer.get_feature_names_out())
+
+
+@pytest.mark.parametrize("texts", [["one"], ["one two", "three four"], ["!", "?"]])
+def test_texts_without_a_common_word_are_refused(texts: list[str]) -> None:
+    with pytest.raises(DataError, match=rf"2 of the {len(texts)} texts"):
+        fit_tfidf(texts, ngrams=1, min_df=2, max_features=10)

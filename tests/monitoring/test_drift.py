@@ -1,0 +1,343 @@
+import itertools
+import json
+import math
+from collections import Counter
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import sparse, stats
+
+from cascadexml.config import DriftSettings
+from cascadexml.data.vocabulary import Vocabulary
+from cascadexml.monitoring.drift import (
+    Check,
+    category_distance,
+    compare,
+    decide,
+    domain_auc,
+    js_divergence,
+    label_distance,
+    null_divergences,
+    quality_figures,
+    shift,
+    unseen_figures,
+)
+from cascadexml.monitoring.reference import Profile, Reference, hash_words, text_statistics
+from cascadexml.monitoring.report import history_figure
+from tests.conftest import sample_records
+
+SETTINGS = DriftSettings(draws=1000)
+samples = st.lists(st.floats(-50, 50), min_size=3, max_size=30)
+
+
+@given(samples, samples)
+def test_shift_is_the_area_between_the_distribution_functions(one: list[float], other: list[float]) -> None:
+    a, b = np.array(one), np.array(other)
+    found = shift(a, b)
+    scale = a.std() or np.concatenate([a, b]).std()
+    if scale < 1e-6:
+        return
+    points = sorted({*one, *other})
+    area = sum((high - low) * abs(np.mean(a <= low) - np.mean(b <= low)) for low, high in itertools.pairwise(points))
+    assert found.value == pytest.approx(area / scale, rel=1e-6, abs=1e-9)
+    gap = max(abs(np.mean(a <= x) - np.mean(b <= x)) for x in points)
+    if gap == 0:
+        assert found == (0.0, 1.0)
+
+
+def test_the_p_value_of_a_shift_is_that_of_permutations() -> None:
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(0, 1, 150), rng.normal(0.25, 1, 100)
+    both, points = np.concatenate([a, b]), np.sort(np.concatenate([a, b]))
+
+    def gap(first: Any, second: Any) -> float:
+        ours, theirs = (np.searchsorted(np.sort(side), points, side="right") / side.size for side in (first, second))
+        return float(np.abs(ours - theirs).max())
+
+    observed = gap(a, b)
+    drawn = [gap(p[:150], p[150:]) for p in (rng.permutation(both) for _ in range(2000))]
+    assert shift(a, b).p_value == pytest.approx(np.mean(np.array(drawn) >= observed - 1e-12), abs=0.03)
+
+
+def test_category_distance_agrees_with_a_plain_count() -> None:
+    one = ["Book"] * 60 + ["Thesis"] * 30 + ["Article"] * 9 + ["Map"]
+    other = ["Book"] * 20 + ["Thesis"] * 25 + ["Report"] * 5
+    found = category_distance(pa.chunked_array([one]), pa.chunked_array([other[:10], other[10:]]))
+    p, q = ({key: n / len(x) for key, n in Counter(x).items()} for x in (one, other))
+    divergence = 0.0
+    for key in {*p, *q}:
+        middle = (p.get(key, 0) + q.get(key, 0)) / 2
+        divergence += sum(x * math.log2(x / middle) / 2 for x in (p.get(key, 0), q.get(key, 0)) if x)
+    assert found.value == pytest.approx(math.sqrt(divergence))
+    # Article 9, Map 1 and Report 5 are rarer than 10 in both together.
+    table = [[60, 30, 10], [20, 25, 5]]
+    total, statistic = 150, 0.0
+    for row, column in itertools.product(range(2), range(3)):
+        expected = sum(table[row]) * (table[0][column] + table[1][column]) / total
+        statistic += (table[row][column] - expected) ** 2 / expected
+    assert found.p_value == pytest.approx(stats.chi2.sf(statistic, 2))
+
+
+def test_equal_and_disjoint_categories() -> None:
+    book, thesis = pa.chunked_array([["Book"] * 50]), pa.chunked_array([["Thesis"] * 50])
+    assert category_distance(book, book) == (0.0, 1.0)
+    apart = category_distance(book, thesis)
+    assert apart.value == pytest.approx(1.0)
+    assert apart.p_value < 1e-10
+
+
+@pytest.mark.parametrize("distance", [0.0, 0.5, 1.5])
+def test_the_domain_classifier_reaches_the_area_that_gaussians_allow(distance: float) -> None:
+    rng = np.random.default_rng(1)
+    one, other = rng.normal(size=(1500, 8)), rng.normal(size=(1200, 8))
+    other[:, 3] += distance
+    found = domain_auc(one, other)
+    # Two unit Gaussians at a distance: the best classifier's area is that of a normal difference. Without a distance
+    # what a fold learns is wrong of the rest, so that the area lies a little below one half.
+    assert found.value == pytest.approx(stats.norm.cdf(distance / math.sqrt(2)), abs=0.05)
+    assert (found.p_value < 0.001) == (distance > 0)
+    assert domain_auc(one, other) == found
+
+
+def test_too_few_vectors_tell_nothing() -> None:
+    assert domain_auc(np.ones((4, 2)), np.zeros((100, 2))) == (0.5, 1.0)
+
+
+def random_labels(rng: np.random.Generator, N: int, V: int, power: float = 1.0) -> sparse.csr_matrix:
+    weights = 1 / np.arange(1, V + 1) ** power
+    rows = [np.sort(rng.choice(V, 2, replace=False, p=weights / weights.sum())) for _ in range(N)]
+    return sparse.csr_matrix((np.ones(2 * N, np.float32), np.concatenate(rows), np.arange(N + 1) * 2), shape=(N, V))
+
+
+def test_label_distance_agrees_with_a_slow_count() -> None:
+    rng = np.random.default_rng(2)
+    Y_train, Y = random_labels(rng, 60, 20), random_labels(rng, 25, 24)
+    L, draws = 20, 150
+
+    def divergence(uses: Counter[int], train: Counter[int]) -> float:
+        uses = Counter({label if train[label] else L: 0 for label in uses}) + Counter(
+            itertools.chain.from_iterable([label if train[label] else L] * n for label, n in uses.items())
+        )
+        n, m = sum(uses.values()), sum(train.values())
+        found = 0.0
+        for label in {*uses, *train}:
+            p, q = uses[label] / n, train[label] / m
+            found += sum(x * math.log2(2 * x / (p + q)) / 2 for x in (p, q) if x)
+        return found
+
+    def count(Y: sparse.csr_matrix, rows: Any) -> Counter[int]:
+        return Counter(label for row in rows for label in Y[int(row)].indices.tolist())
+
+    train = count(Y_train, range(60))
+    observed = divergence(count(Y, range(25)), train)
+    random = np.random.default_rng(5)
+    null = []
+    for _ in range(draws):
+        drawn = random.choice(60, 25, replace=False)
+        null.append(divergence(count(Y_train, drawn), count(Y_train, set(range(60)) - set(drawn.tolist()))))
+    found = label_distance(Y_train, Y, null_divergences(Y_train, 25, draws, seed=5))
+    assert found.value == pytest.approx(observed - np.mean(null), abs=1e-9)
+    assert found.p_value == pytest.approx((1 + sum(x >= observed for x in null)) / (draws + 1))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10_000))
+def test_divergence_lies_between_0_and_1_and_is_symmetric(seed: int) -> None:
+    p, q = np.random.default_rng(seed).dirichlet(np.full(6, 0.3), 2)
+    assert 0 <= js_divergence(p, q) <= 1
+    assert js_divergence(p, q) == pytest.approx(float(js_divergence(q, p)))
+    assert js_divergence(p, p) == pytest.approx(0.0, abs=1e-12)
+
+
+def made(rng: np.random.Generator, n: int, quality: float = 0.5, unseen: float = 0.02, top: float = 0.5) -> Profile:
+    """A synthetic profile of n records with figures drawn around the given ones."""
+    table = {
+        "characters": rng.normal(600, 100, n),
+        "top_probability": rng.beta(20 * top, 20 * (1 - top), n),
+        "labels": np.full(n, 2.0),
+        "unseen_labels": rng.binomial(2, unseen, n).astype(float),
+        "nDCG@5": rng.beta(5 * quality, 5 * (1 - quality), n),
+        "P@1": rng.binomial(1, quality, n).astype(float),
+        "type": rng.choice(["Book", "Thesis"], n, p=[0.8, 0.2]),
+    }
+    return Profile(pa.table(table), rng.normal(size=(n, 6)).astype(np.float16), random_labels(rng, n, 40))
+
+
+@pytest.fixture(scope="module")
+def reference() -> Reference:
+    rng = np.random.default_rng(3)
+    return Reference(made(rng, 1200), np.zeros(0, np.uint64), random_labels(rng, 3000, 40), {})
+
+
+def failed(checks: list[Check]) -> set[str]:
+    return {check.name for check in checks if check.failed}
+
+
+def named(checks: list[Check], name: str) -> Check:
+    return next(check for check in checks if check.name == name)
+
+
+def test_a_batch_like_the_reference_is_stable_and_equal_calls_are_equal(reference: Reference) -> None:
+    batch = made(np.random.default_rng(4), 700)
+    checks = compare(reference, batch, SETTINGS, seed=1)
+    assert failed(checks) == set()
+    assert decide(checks, SETTINGS)[0] == "stable"
+    assert compare(reference, batch, SETTINGS, seed=1) == checks
+
+
+@pytest.mark.parametrize(
+    ("change", "check"),
+    [
+        ({"quality": 0.35}, {"nDCG@5", "P@1"}),
+        ({"unseen": 0.08}, {"unseen_labels"}),
+        ({"top": 0.4}, {"top_probability"}),
+    ],
+)
+def test_each_kind_of_change_fails_its_own_check(reference: Reference, change: Any, check: set[str]) -> None:
+    assert failed(compare(reference, made(np.random.default_rng(5), 700, **change), SETTINGS)) == check
+
+
+def test_other_labels_other_vectors_and_other_types_fail_theirs(reference: Reference) -> None:
+    rng = np.random.default_rng(6)
+    batch = made(rng, 700)
+    flat = replace(batch, Y=random_labels(rng, 700, 40, power=0.3))
+    assert failed(compare(reference, flat, SETTINGS)) == {"label_distribution"}
+    moved = replace(batch, vectors=batch.vectors + np.array([0.8, 0, 0, 0, 0, 0], np.float16))
+    assert failed(compare(reference, moved, SETTINGS)) == {"embedding"}
+    types = pa.array(rng.choice(["Book", "Thesis"], 700, p=[0.4, 0.6]))
+    place = batch.table.schema.get_field_index("type")
+    other = replace(batch, table=batch.table.set_column(place, "type", types))
+    assert failed(compare(reference, other, SETTINGS)) == {"type"}
+
+
+def test_a_significant_but_small_change_and_a_large_but_uncertain_one_pass(reference: Reference) -> None:
+    small = compare(reference, made(np.random.default_rng(7), 20_000, quality=0.475), SETTINGS)
+    assert named(small, "nDCG@5").p_value < 0.001
+    assert failed(small) == set()
+    few = compare(reference, made(np.random.default_rng(8), 12), SETTINGS)
+    assert named(few, "characters").value > SETTINGS.max_text_shift
+    assert "characters" not in failed(few)
+
+
+def test_the_fall_in_quality_and_its_interval(reference: Reference) -> None:
+    batch = made(np.random.default_rng(9), 400, quality=0.45)
+    check = named(compare(reference, batch, SETTINGS), "nDCG@5")
+    ours, theirs = (side.table.column("nDCG@5").to_numpy() for side in (reference.profile, batch))
+    assert check.value == pytest.approx(ours.mean() - theirs.mean())
+    error = math.sqrt(ours.var() / ours.size + theirs.var() / theirs.size)
+    assert check.p_value == pytest.approx(stats.norm.sf(check.value / error), abs=0.01)
+    figures = quality_figures(reference.profile, batch, 1000)
+    assert figures is not None
+    half = 1.96 * theirs.std() / math.sqrt(theirs.size)
+    assert figures["nDCG@5"]["low"] == pytest.approx(theirs.mean() - half, abs=0.003)
+    assert figures["nDCG@5"]["high"] == pytest.approx(theirs.mean() + half, abs=0.003)
+    assert figures["nDCG@5"]["reference"] == pytest.approx(ours.mean())
+
+
+def test_the_p_value_of_unseen_labels_is_hypergeometric(reference: Reference) -> None:
+    batch = made(np.random.default_rng(10), 300, unseen=0.05)
+    check = named(compare(reference, batch, SETTINGS), "unseen_labels")
+    hits = [int((side.table.column("unseen_labels").to_numpy() > 0).sum()) for side in (reference.profile, batch)]
+    tail = sum(
+        math.comb(sum(hits), k) * math.comb(1500 - sum(hits), 300 - k) for k in range(hits[1], min(300, sum(hits)) + 1)
+    )
+    assert check.p_value == pytest.approx(tail / math.comb(1500, 300))
+    shares = [
+        side.table.column("unseen_labels").to_numpy().sum() / (2 * len(side)) for side in (reference.profile, batch)
+    ]
+    assert check.value == pytest.approx(shares[1] - shares[0])
+
+
+def test_without_labels_their_checks_are_left_out(reference: Reference) -> None:
+    batch = made(np.random.default_rng(11), 300)
+    bare = replace(batch, Y=None, table=batch.table.select(["characters", "top_probability"]))
+    assert {check.name for check in compare(reference, bare, SETTINGS)} == {
+        "characters",
+        "top_probability",
+        "embedding",
+    }
+    assert quality_figures(reference.profile, bare, 100) is None
+
+
+def test_labels_that_belong_to_other_texts_are_quarantined(reference: Reference) -> None:
+    checks = compare(reference, made(np.random.default_rng(12), 300, quality=0.05), SETTINGS)
+    verdict, reasons = decide(checks, SETTINGS)
+    assert verdict == "quarantined"
+    assert [reason.split(":")[0] for reason in reasons] == ["labels_fit_texts"]
+
+
+@given(st.lists(st.booleans(), max_size=8), st.lists(st.booleans(), max_size=3), st.integers(1, 6))
+def test_the_verdict_counts_failed_checks(compared: list[bool], valid: list[bool], enough: int) -> None:
+    checks = [Check("c", "text", "s", 1.0, 0.5, 0.0, fails) for fails in compared]
+    checks += [Check("v", "validity", "s", 1.0, 0.5, None, fails) for fails in valid]
+    expected = "quarantined" if any(valid) else "drift" if sum(compared) >= enough else "stable"
+    assert decide(checks, replace(SETTINGS, min_failed=enough))[0] == expected
+
+
+def real_profiles() -> tuple[Profile, Profile, Reference]:
+    """Real records with the statistics that need no model: training's years, later years; vectors are pure noise."""
+    train, test = sample_records("train", 6000), sample_records("test", 3000)
+    later = sample_records("incoming/2022-2025", 1500)
+    words = hash_words([row["text"] for row in train])
+    labels = [sorted({label for row in rows for label in row["labels"]}) for rows in (train, test + later)]
+    vocabulary = Vocabulary.build(labels[0], labels[1], {})
+
+    def profile(rows: list[dict[str, Any]]) -> Profile:
+        flat = vocabulary.rows(pa.array([label for row in rows for label in row["labels"]]))
+        offsets = np.cumsum([0, *(len(row["labels"]) for row in rows)])
+        Y = sparse.csr_matrix((np.ones(flat.size, np.float32), flat, offsets), shape=(len(rows), len(vocabulary)))
+        columns = text_statistics([row["text"] for row in rows], words) | {
+            "type": [row["type"] for row in rows],
+            "labels": np.diff(Y.indptr).astype(float),
+            "unseen_labels": np.diff(Y[:, vocabulary.L :].tocsr().indptr).astype(float),
+        }
+        noise = np.random.default_rng(len(rows)).normal(size=(len(rows), 8)).astype(np.float16)
+        return Profile(pa.table(columns), noise, Y)
+
+    Y_train = profile(train).Y
+    assert Y_train is not None
+    return profile(test), profile(later), Reference(profile(test), words, Y_train[:, : vocabulary.L].tocsr(), {})
+
+
+def test_random_halves_of_real_records_raise_no_alarm_and_later_years_do() -> None:
+    held_out, later, whole = real_profiles()
+    verdicts, fails = Counter[str](), Counter[str]()
+    for seed in range(12):
+        order = np.random.default_rng(seed).permutation(3000)
+        reference = replace(whole, profile=held_out.take(order[:2000]))
+        checks = compare(reference, held_out.take(order[2000:]), SETTINGS)
+        verdicts[decide(checks, SETTINGS)[0]] += 1
+        fails.update(failed(checks))
+    assert verdicts == {"stable": 12}
+    # Test's labels are not quite distributed as train's; everything else is compared with records of test.
+    assert set(fails) <= {"label_distribution"}
+    checks = compare(whole, later, SETTINGS)
+    assert decide(checks, SETTINGS)[0] == "drift"
+    assert {"characters", "type", "unseen_labels", "label_distribution"} <= failed(checks)
+    assert "embedding" not in failed(checks)
+
+
+def test_unseen_figures_name_the_commonest_first() -> None:
+    labels = pa.array([["a", "x"], ["y", "x"], ["a"], []], pa.list_(pa.string()))
+    known = np.array([True, False, False, False, True])
+    assert unseen_figures(labels, known) == {"share": 0.6, "uses": 3, "ids": ["x", "y"]}
+
+
+def test_the_history_is_drawn_also_with_a_quarantined_batch(tmp_path: Path, reference: Reference) -> None:
+    checks = [asdict(c) for c in compare(reference, made(np.random.default_rng(13), 300, quality=0.3), SETTINGS)]
+    verdicts = [
+        {"verdict": verdict, "batch": {"id": f"batch-{n}"}, "checks": json.loads(json.dumps(each))}
+        for n, (verdict, each) in enumerate([("drift", checks), ("quarantined", []), ("stable", checks[:3])])
+    ]
+    history_figure(verdicts, tmp_path / "history.png")
+    content = (tmp_path / "history.png").read_bytes()
+    assert content.startswith(b"\x89PNG") and len(content) > 20_000
+    history_figure(verdicts, tmp_path / "again.png")
+    assert (tmp_path / "again.png").read_bytes() == content
+    history_figure([], tmp_path / "none.png")

@@ -1,0 +1,239 @@
+import itertools
+import math
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from transformers import AutoTokenizer
+
+from cascadexml import Prediction, Predictor
+from cascadexml.artifact.artifact import open_artifact
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.tokens import TokenStore
+from cascadexml.errors import DataError, FormatError, PredictionError
+from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.ranking import NO_LABEL
+from cascadexml.serving.predictor import pick_device, rank_tokens
+from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny
+from tests.support.tiny_encoders import ARCHITECTURES
+
+
+@pytest.fixture(scope="module")
+def artifact(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> Path:
+    return pack_tiny(tmp_path_factory.mktemp("predictor"), small_corpus)
+
+
+@pytest.fixture(scope="module")
+def predictor(artifact: Path) -> Predictor:
+    return Predictor.load(artifact, device="cpu", batch_size=7)
+
+
+@pytest.fixture(scope="module")
+def texts(small_corpus: Corpus) -> list[str]:
+    return small_corpus.splits["test"].texts
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, texts: list[str]) -> TokenStore:
+    path = tmp_path_factory.mktemp("tokens") / "test"
+    return TokenStore.build(path, texts, predictor.tokenizer, MAX_LENGTH, processes=1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    # Models this small only lose by waiting for other threads.
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def by_hand(artifact: Path, text: str, top_k: int) -> list[Prediction]:
+    """Each part called by itself, the calibration's formula in plain Python."""
+    parts = open_artifact(artifact)
+    model, vocabulary, calibration = CascadeXML.load(parts.model), parts.vocabulary(), parts.calibration()
+    tokenizer = AutoTokenizer.from_pretrained(parts.tokenizer)
+    ids = torch.tensor([tokenizer(text, truncation=True, max_length=MAX_LENGTH)["input_ids"]])
+    rows, scores = model.rank(ids, torch.ones_like(ids), top_k)
+    found = []
+    for row, score in zip(rows[0].tolist(), scores[0].tolist(), strict=True):
+        z = calibration.slope * math.log(score / (1 - score)) + calibration.intercept
+        found.append(Prediction(vocabulary.ids[row], vocabulary.names[row], 1 / (1 + math.exp(-z))))
+    return found
+
+
+def close(one: list[Prediction], other: list[Prediction]) -> bool:
+    """The same to 1e-5; labels may change places only where their probabilities are that close."""
+    shared = {p.id: p.probability for p in other}
+    return np.allclose([p.probability for p in one], [p.probability for p in other], rtol=0, atol=1e-5) and all(
+        abs(shared[p.id] - p.probability) <= 1e-5 for p in one if p.id in shared
+    )
+
+
+def test_predictions_equal_the_parts_called_by_hand(artifact: Path, predictor: Predictor, texts: list[str]) -> None:
+    for text, found in zip(texts[:5], predictor.predict(texts[:5], top_k=8), strict=True):
+        assert close(found, by_hand(artifact, text, 8))
+        assert [p.probability for p in found] == sorted((p.probability for p in found), reverse=True)
+
+
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "bert"])
+def test_other_architectures_go_through_an_artifact(
+    tmp_path: Path, small_corpus: Corpus, texts: list[str], architecture: str
+) -> None:
+    path = pack_tiny(tmp_path, small_corpus, architecture)
+    for text, found in zip(texts[:3], Predictor.load(path, device="cpu").predict(texts[:3]), strict=True):
+        assert close(found, by_hand(path, text, 5))
+
+
+def test_one_text_gives_one_list_and_several_give_several(predictor: Predictor, texts: list[str]) -> None:
+    alone = predictor.predict(texts[0])
+    assert len(alone) == 5
+    assert all(isinstance(p, Prediction) for p in alone)
+    (listed,) = predictor.predict([texts[0]])
+    assert close(alone, listed)
+    assert predictor.predict([]) == []
+
+
+@settings(deadline=None, max_examples=15)
+@given(data=st.data())
+def test_scores_are_equal_alone_and_in_any_batch(predictor: Predictor, texts: list[str], data: st.DataObject) -> None:
+    mixed = data.draw(st.lists(st.sampled_from(texts) | st.text(max_size=40), min_size=1, max_size=20))
+    together = predictor.predict(mixed, top_k=20)
+    assert len(together) == len(mixed)
+    assert all(close(predictor.predict(text, top_k=20), found) for text, found in zip(mixed, together, strict=True))
+
+
+def test_a_stream_is_lazy_and_keeps_order(predictor: Predictor, texts: list[str]) -> None:
+    taken = 0
+
+    def endless() -> Iterator[str]:
+        nonlocal taken
+        for text in itertools.cycle(texts):
+            taken += 1
+            yield text
+
+    stream = predictor.stream(endless(), chunk_size=10)
+    assert taken == 0
+    first = list(itertools.islice(stream, 25))
+    assert taken == 30
+    assert all(close(one, other) for one, other in zip(first, predictor.predict(texts[:25]), strict=True))
+
+
+def test_the_threshold_leaves_out_what_is_less_probable(predictor: Predictor, texts: list[str]) -> None:
+    every = predictor.predict(texts, top_k=30)
+    cut = float(np.median([p.probability for found in every for p in found]))
+    kept = predictor.predict(texts, top_k=30, threshold=cut)
+    assert kept == [[p for p in found if p.probability >= cut] for found in every]
+    assert predictor.threshold == 0.25
+
+
+def test_top_k_beyond_the_labels_gives_each_at_most_once(predictor: Predictor, texts: list[str]) -> None:
+    found = predictor.predict(texts[0], top_k=10_000)
+    assert len({p.id for p in found}) == len(found) < predictor.vocabulary.L
+    assert predictor.rank(texts[:1], 10_000).labels[0, len(found)] == NO_LABEL
+
+
+@pytest.mark.parametrize("text", ["", " ", "\t\n \u2003", "\u200b"])
+def test_a_text_without_content_has_no_predictions(predictor: Predictor, text: str) -> None:
+    assert predictor.predict(text) == []
+    before, empty, after = predictor.predict(["water", text, "water"])
+    assert empty == []
+    assert close(before, after)
+
+
+@pytest.mark.parametrize("text", ["😀🧪", "water " * 50_000, "x" * 100_000, "lone \ud800 half", "نص عربي", "a\x00b"])
+def test_unusual_texts_are_labelled(predictor: Predictor, text: str) -> None:
+    assert len(predictor.predict(text)) == 5
+
+
+def test_a_long_text_is_its_first_tokens(predictor: Predictor) -> None:
+    start = " ".join(["hydrogen", "storage"] * MAX_LENGTH)
+    assert close(predictor.predict(start), predictor.predict(start + " and something else"))
+
+
+@pytest.mark.parametrize("wrong", [None, 3, b"bytes", ["fine", None], ["fine", 3], [["nested"]]])
+def test_what_is_no_text_is_refused(predictor: Predictor, wrong: object) -> None:
+    with pytest.raises(TypeError, match=r"expected str|not iterable"):
+        predictor.predict(wrong)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"top_k": 0}, {"top_k": -1}, {"threshold": 1.5}, {"threshold": -0.1}, {"threshold": float("nan")}]
+)
+def test_values_out_of_range_are_refused_before_any_work(predictor: Predictor, wrong: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=r"expected"):
+        predictor.stream(["text"], **wrong)  # type: ignore[arg-type]
+
+
+def test_ranking_texts_equals_ranking_their_tokens(predictor: Predictor, texts: list[str], store: TokenStore) -> None:
+    from_texts, from_tokens = predictor.rank(texts, 10), predictor.rank(store, 10)
+    assert np.array_equal(from_texts.labels, from_tokens.labels)
+    assert np.array_equal(from_texts.scores, from_tokens.scores)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 1000])
+def test_rank_tokens_gives_each_document_its_own_ranking(artifact: Path, store: TokenStore, batch_size: int) -> None:
+    model = CascadeXML.load(open_artifact(artifact).model).train()
+    told: list[tuple[str, int, int]] = []
+    K = 6
+    ranking = rank_tokens(model, store, K, batch_size, lambda what, done, total, _: told.append((what, done, total)))
+    assert model.training, "the mode it was in comes back"
+    assert told[-1] == ("rank", len(store), len(store))
+    model.eval()
+    for n in range(len(store)):
+        batch = store.batch(np.array([n]))
+        rows, scores = model.rank(batch.input_ids, batch.attention_mask, K)
+        assert np.allclose(ranking.scores[n], scores[0], rtol=0, atol=1e-5)
+        assert len(set(ranking.labels[n].tolist()) & set(rows[0].tolist())) >= K - 1
+
+
+def test_rank_tokens_of_nothing(artifact: Path, predictor: Predictor, tmp_path: Path) -> None:
+    empty = TokenStore.build(tmp_path / "empty", [], predictor.tokenizer, MAX_LENGTH, processes=1)
+    assert rank_tokens(CascadeXML.load(open_artifact(artifact).model), empty, 3).shape == (0, 3)
+
+
+def test_running_out_of_memory_is_one_sentence(artifact: Path, store: TokenStore) -> None:
+    class Greedy(CascadeXML):
+        def rank(self, input_ids: Tensor, attention_mask: Tensor, K: int) -> tuple[Tensor, Tensor]:
+            # More than any machine has: a real refusal by torch's allocator.
+            return torch.empty(2**55), torch.empty(0)
+
+    model = CascadeXML.load(open_artifact(artifact).model)
+    model.__class__ = Greedy
+    with pytest.raises(PredictionError, match="cpu ran out of memory on a batch of 60 texts of 24 tokens: use"):
+        rank_tokens(model, store, 3)
+
+
+def test_devices(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        device = pick_device("auto")
+    assert f"device: {device.type}" in caplog.text
+    for absent in ("cuda:99", "nonsense"):
+        with pytest.raises(PredictionError, match="is not on this machine"):
+            Predictor.load(artifact, device=absent)
+
+
+def test_other_places_are_refused_by_name(artifact: Path, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"is a 'cascadexml\.model', expected a 'cascadexml\.artifact'"):
+        Predictor.load(artifact / "model")
+    with pytest.raises(FormatError, match="holds no manifest"):
+        Predictor.load(tmp_path)
+    with pytest.raises(DataError, match="http://host/model is no place for artifacts"):
+        Predictor.load("http://host/model")
+
+
+def test_importing_the_package_does_not_import_torch(repo_root: Path) -> None:
+    code = "import sys, cascadexml; cascadexml.__version__; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo_root)
+    assert done.stdout == "False\n", done.stderr
+    import cascadexml
+
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = cascadexml.nonsense

@@ -1,0 +1,97 @@
+"""A tiny model with random weights over the labels of real records: quick to make, whole in every part."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from cascadexml.artifact.artifact import Origin, pack
+from cascadexml.bundle import read_bundle
+from cascadexml.config import Settings
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.tokens import TokenStore
+from cascadexml.evaluation.calibration import Calibration
+from cascadexml.labels.tree import build_tree
+from cascadexml.monitoring.reference import make_reference
+from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
+from cascadexml.rankers.cascade.network import KIND, VERSION, CascadeXML, ModelConfig
+from tests.support.tiny_encoders import make_tiny_encoder
+
+MAX_LENGTH = 24
+SETTINGS = Settings()
+
+
+def tiny_model(corpus: Corpus, encoder: Path) -> CascadeXML:
+    """Two resolutions over a tiny encoder of two layers; weights large enough that scores differ visibly."""
+    Z = corpus.splits["train"].Y[:, : corpus.vocabulary.L].T.tocsr()
+    settings = ModelConfig(((1,), (2,)), (0.1, 0.1), (4,), "mean", "weighted")
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        torch.manual_seed(0)
+        model = CascadeXML(load_encoder(str(encoder)), build_tree(Z, [16], seed=0), settings)
+        for parameter in (p for head in model.heads for p in head.parameters()):
+            parameter.normal_()
+    return model.eval()
+
+
+def tiny_metrics() -> dict[str, Any]:
+    """Figures of the shape that the stage evaluate writes; their values mean nothing."""
+    figures = {"P@1": 0.4321, "nDCG@5": 0.5, "PSP@1": 0.25, "F1@1": 0.1, "micro_F1": 0.3}
+    intervals = {name: [value - 0.01, value + 0.01] for name, value in figures.items()}
+    return {
+        "test": figures,
+        "intervals": intervals,
+        "bins": {"tail": {"labels": 7, "labels_true": 5, "pairs": 9, "R@5": 0.125, "intervals": {"R@5": [0.1, 0.15]}}},
+        "baselines": {"popularity": {name: value / 4 for name, value in figures.items()}},
+        "baseline_intervals": {"popularity": {"P@1": [0.1, 0.11]}},
+    }
+
+
+def pack_tiny(folder: Path, corpus: Corpus, architecture: str = "bert") -> Path:
+    """Write an encoder, a model bundle and an artifact under `folder`; give the artifact's path."""
+    encoder = make_tiny_encoder(architecture, folder / "encoder", layers=2)
+    tiny_model(corpus, encoder).save(folder / "model")
+    pack_again(folder / "artifact", folder, corpus)
+    return folder / "artifact"
+
+
+def pack_again(path: Path, folder: Path, corpus: Corpus, **changes: Any) -> None:
+    """Pack to `path` what `pack_tiny` packed under `folder`, with some arguments of `pack` changed."""
+    arguments = {
+        "model": folder / "model",
+        "tokenizer": load_tokenizer(str(folder / "encoder")),
+        "max_length": MAX_LENGTH,
+        "vocabulary": corpus.vocabulary,
+        "label_counts": np.bincount(corpus.splits["train"].Y.indices, minlength=len(corpus.vocabulary)),
+        "calibration": Calibration(0.3, 0.1, 0.25),
+        "metrics": tiny_metrics(),
+        "origin": Origin(
+            name="tiny",
+            params=asdict(SETTINGS),
+            documents={name: len(split) for name, split in corpus.splits.items()},
+            data_fingerprint=corpus.fingerprint,
+            git_revision="0" * 40,
+            dvc_lock="1" * 64,
+        ),
+    }
+    pack(path, **{**arguments, **changes})
+
+
+def tiny_reference(folder: Path, corpus: Corpus) -> Path:
+    """Write the reference of the model that `pack_tiny` left under `folder`; give its path."""
+    tokenizer = load_tokenizer(str(folder / "encoder"))
+    tokens = {
+        name: TokenStore.build(folder / "tokens" / name, corpus.splits[name].texts, tokenizer, MAX_LENGTH)
+        for name in ("dev", "test")
+    }
+    reference = make_reference(
+        corpus,
+        CascadeXML.load(folder / "model"),
+        tokens,
+        Calibration(0.3, 0.1, 0.25),
+        metadata=["type"],
+        model_fingerprint=read_bundle(folder / "model", KIND, VERSION).fingerprint,
+    )
+    reference.save(folder / "reference")
+    return folder / "reference"

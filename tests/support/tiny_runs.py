@@ -1,0 +1,91 @@
+"""A small training run on real records with a tiny random encoder, for tests in this process and in others."""
+
+import argparse
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cascadexml.config import EncoderSettings, TrainSettings
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.tokens import TokenStore
+from cascadexml.labels.features import fit_tfidf, pifa
+from cascadexml.labels.tree import LabelTree, build_tree, extend_tree
+from cascadexml.progress import Progress, silent
+from cascadexml.rankers.cascade.encoder import load_tokenizer
+from cascadexml.training.fit import FitResult, Record, fit
+from tests.support.tiny_encoders import make_tiny_encoder
+
+KNOBS: dict[str, Any] = {
+    "epochs": 2.0,
+    "batch_size": 32,
+    "micro_batch_size": 32,
+    "head_init": "xavier",
+    "encoder_lr": 1e-3,
+    "head_lr": 1e-2,
+    "warmup_epochs": 0.2,
+    "cosine_epochs": 0.5,
+    "evaluations_per_epoch": 1,
+    "device": "cpu",
+}
+
+
+def prepare(folder: Path, corpus: Corpus, architecture: str = "bert", base: LabelTree | None = None) -> Path:
+    """Write everything a run needs into `folder`: encoder, corpus, tokens, tree (`base` with new labels taken in)."""
+    encoder = make_tiny_encoder(architecture, folder / "encoder")
+    tokenizer = load_tokenizer(str(encoder))
+    corpus.save(folder / "corpus")
+    for name, split in corpus.splits.items():
+        TokenStore.build(folder / "tokens" / name, split.texts, tokenizer, 32)
+    train = corpus.splits["train"]
+    _, X = fit_tfidf(train.texts, 1, 1, 10_000)
+    Z = pifa(X, train.Y[:, : corpus.vocabulary.L], 100)
+    (build_tree(Z, [8, 64], seed=0) if base is None else extend_tree(base, Z)).save(folder / "tree")
+    return folder
+
+
+def train(
+    folder: Path,
+    out: Path,
+    *,
+    record: Record | None = None,
+    seed: int = 0,
+    dev: str = "dev",
+    base: str | Path | None = None,
+    progress: Progress = silent,
+    **knobs: Any,
+) -> FitResult:
+    """Train on what `prepare` wrote, selecting on the split `dev`; checkpoints lie beside `out`."""
+    corpus = Corpus.load(folder / "corpus", ["train", dev])
+    splits = {"train": corpus.splits["train"], "dev": corpus.splits[dev]}
+    return fit(
+        Corpus.assemble(splits, corpus.vocabulary),
+        {name: TokenStore.open(folder / "tokens" / split) for name, split in (("train", "train"), ("dev", dev))},
+        LabelTree.load(folder / "tree"),
+        EncoderSettings(name=str(folder / "encoder")),
+        TrainSettings(**{**KNOBS, **knobs}),
+        seed,
+        out=out,
+        checkpoints=out.parent / "checkpoints",
+        base=None if base is None else Path(base),
+        progress=progress,
+        record=record or (lambda step, figures: None),
+    )
+
+
+def main() -> None:
+    """Train in a process of its own, printing a line at every record."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("knobs", type=json.loads)
+    arguments = parser.parse_args()
+
+    def record(step: int, figures: Mapping[str, float]) -> None:
+        print(step, json.dumps(figures), flush=True)
+
+    train(arguments.folder, arguments.out, record=record, **arguments.knobs)
+
+
+if __name__ == "__main__":
+    main()

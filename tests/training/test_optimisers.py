@@ -1,0 +1,50 @@
+"""The schedule's three phases and the parameter groups."""
+
+import itertools
+
+import pytest
+import torch
+from torch import nn
+
+from cascadexml.config import TrainSettings
+from cascadexml.training.optimisers import Schedule, build_optimizer
+
+
+def test_rate_rises_stays_flat_and_falls_to_nearly_zero_while_beta1_goes_the_other_way() -> None:
+    schedule = Schedule(steps=100, warmup=10, cosine=30)
+    factors = [schedule.factor(step) for step in range(100)]
+    assert factors[:10] == pytest.approx([0.1 * (i + 1) for i in range(10)])
+    assert factors[10:70] == [1.0] * 60
+    assert all(a > b for a, b in itertools.pairwise(factors[70:]))
+    assert 0 < factors[-1] < 0.01
+    assert schedule.beta1(40) == pytest.approx(0.85)
+    assert schedule.beta1(99) == pytest.approx(0.95, abs=1e-3)
+    assert schedule.beta1(0) == pytest.approx(0.94)
+    assert Schedule(100, 10, 30, cycle_beta1=False).beta1(50) == 0.9
+
+
+def test_phases_may_be_missing_or_overlap() -> None:
+    assert [Schedule(3, 0, 0).factor(step) for step in range(3)] == [1.0] * 3
+    overlapping = [Schedule(4, 4, 4).factor(step) for step in range(4)]
+    assert all(0 < factor <= 1 for factor in overlapping)
+
+
+def test_groups_hold_every_trained_parameter_once_with_the_paper_s_decay() -> None:
+    encoder = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3))
+    encoder[0].weight.requires_grad_(False)
+    head = nn.Linear(3, 2)
+    settings = TrainSettings(encoder_lr=1e-4, head_lr=1e-3, encoder_weight_decay=0.05, head_weight_decay=0.005)
+    optimizer = build_optimizer(encoder, [head], settings)
+    found = {id(p): (g["peak_lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(found) == 7
+    assert id(encoder[0].weight) not in found
+    assert found[id(encoder[2].weight)] == (1e-4, 0.05)
+    assert found[id(encoder[1].weight)] == found[id(encoder[2].bias)] == (1e-4, 0.0)
+    assert found[id(head.weight)] == (1e-3, 0.005)
+    assert found[id(head.bias)] == (1e-3, 0.0)
+    Schedule(10, 5, 0).apply(optimizer, 0)
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx(
+        [g["peak_lr"] / 5 for g in optimizer.param_groups]
+    )
+    assert optimizer.param_groups[0]["betas"][0] == pytest.approx(0.93)
+    assert isinstance(optimizer, torch.optim.AdamW)

@@ -8,6 +8,7 @@ from cascadexml.bundle import beside
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
+from cascadexml.device import pick_device
 from cascadexml.errors import DataError
 from cascadexml.evaluation.calibration import Calibration, expected_calibration_error, fit_calibration, suggestions
 from cascadexml.evaluation.examples import examples_page
@@ -17,7 +18,7 @@ from cascadexml.progress import console_progress
 from cascadexml.rankers.baselines import NearestNeighbours, popularity
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.ranking import Ranking
-from cascadexml.serving.predictor import pick_device, rank_tokens
+from cascadexml.serving.predictor import rank_tokens
 from stages import CALIBRATION, CORPUS, MODEL, REPORTS, TOKENS, run
 
 OURS = "CascadeXML"

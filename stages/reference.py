@@ -6,11 +6,11 @@ from cascadexml.bundle import read_bundle
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
+from cascadexml.device import pick_device
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.reference import HELD_OUT, make_reference
 from cascadexml.progress import console_progress
 from cascadexml.rankers.cascade.network import KIND, VERSION, CascadeXML
-from cascadexml.serving.predictor import pick_device
 from stages import CALIBRATION, CORPUS, MODEL, REFERENCE, TOKENS, run
 
 log = logging.getLogger(__name__)

@@ -27,6 +27,7 @@ from cascadexml.data import readers
 from cascadexml.data.readers.matrix import is_matrix_layout
 from cascadexml.data.readers.records import OPENERS, RECORD_SCHEMA, concatenate, opened, text_columns
 from cascadexml.data.vocabulary import Vocabulary
+from cascadexml.device import pick_device
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.assessment import label_matrix
 from cascadexml.monitoring.drift import Check, as_json, compare, decide, quality_figures, rounded, unseen_figures
@@ -35,7 +36,6 @@ from cascadexml.progress import Progress, silent
 from cascadexml.quality.rules import COLUMNS, damaged, rejects_table, repeats, screen, trimmed
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.network import CascadeXML
-from cascadexml.serving.predictor import pick_device
 from cascadexml.storage.fetch import public_name
 
 log = logging.getLogger(__name__)

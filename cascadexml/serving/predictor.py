@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Protocol, overload
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from torch import Tensor
 
 from cascadexml.artifact.artifact import Artifact, open_artifact
 from cascadexml.data.tokens import TokenStore, length_bucketed, pad
 from cascadexml.data.vocabulary import Vocabulary
+from cascadexml.device import is_out_of_memory, pick_device
 from cascadexml.errors import FormatError, PredictionError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.progress import Progress, silent
@@ -308,25 +308,6 @@ def rank_tokens(
         model.train(was_training)
 
 
-def pick_device(name: str = "auto") -> torch.device:
-    """The device called `name`; "auto" takes CUDA, else the CPU, and logs which.
-
-    Apple's "mps" is taken only by name: nobody has run this project on it.
-
-    Raises:
-        PredictionError: there is no such device here.
-    """
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-        log.info("device: %s", name)
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise PredictionError(f"device {name!r} is not on this machine: use cpu or auto.") from None
-    return device
-
-
 def _rank(
     scorer: Scorer,
     lengths: npt.NDArray[np.int32],
@@ -367,10 +348,3 @@ def _clean(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether torch or Python refused memory; the CPU's allocator says so by a plain RuntimeError."""
-    said = str(error)
-    known = isinstance(error, torch.OutOfMemoryError | MemoryError)
-    return known or "allocate memory" in said or "not enough memory" in said

@@ -23,6 +23,7 @@ from cascadexml import bundle
 from cascadexml.config import EncoderSettings, EvaluateSettings, TrainSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore, length_bucketed
+from cascadexml.device import is_out_of_memory, pick_device
 from cascadexml.errors import ConfigError, TrainingError
 from cascadexml.labels.tree import LabelTree
 from cascadexml.metrics import document_metrics, inverse_propensities, metric_of
@@ -38,7 +39,7 @@ from cascadexml.rankers.cascade.network import (
     derive_loss_weights,
 )
 from cascadexml.rankers.cascade.warm_start import copy_weights, start_new_labels
-from cascadexml.serving.predictor import is_out_of_memory, pick_device, rank_tokens
+from cascadexml.serving.predictor import rank_tokens
 from cascadexml.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from cascadexml.training.distributed import Group, joined
 from cascadexml.training.optimisers import Schedule, build_optimizer

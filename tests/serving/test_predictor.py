@@ -17,10 +17,11 @@ from cascadexml import Prediction, Predictor
 from cascadexml.artifact.artifact import open_artifact
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
+from cascadexml.device import pick_device
 from cascadexml.errors import DataError, FormatError, PredictionError
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.ranking import NO_LABEL
-from cascadexml.serving.predictor import pick_device, rank_tokens
+from cascadexml.serving.predictor import rank_tokens
 from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny
 from tests.support.tiny_encoders import ARCHITECTURES
 

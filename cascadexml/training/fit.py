@@ -34,10 +34,10 @@ from cascadexml.rankers.cascade.network import (
     KIND,
     VERSION,
     CascadeXML,
-    LevelPositives,
     derive_config,
     derive_loss_weights,
 )
+from cascadexml.rankers.cascade.positives import LevelPositives
 from cascadexml.rankers.cascade.warm_start import copy_weights, start_new_labels
 from cascadexml.serving.predictor import rank_tokens
 from cascadexml.training.checkpoint import Position, load_checkpoint, save_checkpoint

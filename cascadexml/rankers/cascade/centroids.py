@@ -16,7 +16,8 @@ from torch.nn import functional
 
 from cascadexml.data.tokens import TokenStore, length_bucketed
 from cascadexml.progress import Progress
-from cascadexml.rankers.cascade.network import CascadeXML, LevelPositives
+from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.cascade.positives import LevelPositives
 
 # The concentration a: 20 to 30 rank dev about equally well on library records with sentence encoders.
 CONCENTRATION = 25.0

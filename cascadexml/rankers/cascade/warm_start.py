@@ -18,7 +18,8 @@ from cascadexml.data.tokens import TokenStore, length_bucketed
 from cascadexml.errors import ConfigError
 from cascadexml.progress import Progress
 from cascadexml.rankers.cascade.centroids import sample_vectors
-from cascadexml.rankers.cascade.network import CascadeXML, label_slots
+from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.cascade.positives import label_slots
 
 # A trained row is not quite parallel to the mean direction u of its label's documents: its share along u was 0.73 to
 # 0.84 of its length (median 0.78) on library records. A new row of full length would outrank the trained ones.

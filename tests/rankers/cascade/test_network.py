@@ -19,11 +19,11 @@ from cascadexml.labels.tree import LabelTree, build_tree
 from cascadexml.rankers.cascade.encoder import load_encoder
 from cascadexml.rankers.cascade.network import (
     CascadeXML,
-    LevelPositives,
     default_taps,
     derive_config,
     derive_loss_weights,
 )
+from cascadexml.rankers.cascade.positives import LevelPositives
 from tests.support.tiny_encoders import ARCHITECTURES, make_tiny_encoder
 
 L = 23

@@ -30,11 +30,12 @@ from cascadexml.labels.tree import LabelTree
 from cascadexml.metrics import bin_ratios, document_ratios
 from cascadexml.progress import console_progress
 from cascadexml.rankers.cascade.centroids import sample_vectors
+from cascadexml.rankers.cascade.inference import rank_tokens
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.rankers.cascade.positives import label_slots
 from cascadexml.rankers.cascade.warm_start import ALIGNMENT, start_new_labels
 from cascadexml.ranking import Ranking
-from cascadexml.serving.predictor import Predictor, rank_tokens
+from cascadexml.serving.predictor import Predictor
 
 RARE = 12
 K = 10

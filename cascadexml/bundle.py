@@ -165,3 +165,20 @@ def read_bundle(path: Path, kind: str, version: int, *, digests: bool = True) ->
         if digests and sha256_of(file) != entry["sha256"]:
             raise FormatError(f"{file} differs from the SHA-256 in its manifest: fetch {path} again.")
     return Bundle(path, kind, found_version, files, meta)
+
+
+def kind_of(path: Path) -> str:
+    """The kind that the manifest of the bundle at `path` gives; nothing else of it is read or verified.
+
+    Raises:
+        FormatError: there is no manifest, or it gives no kind.
+    """
+    try:
+        kind: object = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["kind"]
+    except FileNotFoundError:
+        raise FormatError(f"{path} holds no {MANIFEST}: check the path.") from None
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise FormatError(f"{path / MANIFEST} cannot be read as a manifest ({error!r}): write {path} again.") from None
+    if not isinstance(kind, str):
+        raise FormatError(f"{path / MANIFEST} gives no kind: write {path} again.")
+    return kind

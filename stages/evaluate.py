@@ -15,10 +15,13 @@ from cascadexml.evaluation.examples import examples_page
 from cascadexml.evaluation.plots import draw_evaluation
 from cascadexml.metrics import differences, evaluate
 from cascadexml.progress import console_progress
-from cascadexml.rankers.baselines import NearestNeighbours, popularity
+from cascadexml.rankers.base import Documents, Ranker
+from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.neighbours import NearestNeighbours
+from cascadexml.rankers.popularity import Popularity
 from cascadexml.ranking import Ranking
-from cascadexml.serving.predictor import rank_tokens
 from stages import CALIBRATION, CORPUS, MODEL, REPORTS, TOKENS, run
 
 OURS = "CascadeXML"
@@ -78,14 +81,25 @@ def main(settings: Settings) -> None:
 
 def rank(corpus: Corpus, settings: Settings) -> dict[str, dict[str, Ranking]]:
     """Rankings of test, and of dev where there is one, by the model and the baselines."""
-    progress, K, train = console_progress(), settings.evaluate.top_k, corpus.splits["train"]
-    splits = {name: corpus.splits[name] for name in ("dev", "test") if len(corpus.splits.get(name, ()))}
-    model = CascadeXML.load(MODEL, str(pick_device(settings.train.device)))
-    neighbours = NearestNeighbours.fit(train.texts, train.Y, settings.evaluate.neighbours)
+    train, L = corpus.splits["train"], corpus.vocabulary.L
+    network = CascadeXML.load(MODEL, str(pick_device(settings.train.device)))
+    tokenizer = load_tokenizer(settings.encoder.name, settings.encoder.revision)
+    rankers: dict[str, Ranker] = {
+        OURS: CascadeRanker(network, tokenizer, settings.tokenize.max_length),
+        "tfidf_knn": NearestNeighbours.fit(
+            Documents(train.texts), train.Y[:, :L].tocsr(), settings.evaluate.neighbours
+        ),
+        "popularity": Popularity.fit(train.Y[:, :L].tocsr()),
+    }
+    documents = {
+        name: Documents(corpus.splits[name].texts, TokenStore.open(TOKENS / name))
+        for name in ("dev", "test")
+        if len(corpus.splits.get(name, ()))
+    }
+    progress, K = console_progress(), settings.evaluate.top_k
     return {
-        OURS: {name: rank_tokens(model, TokenStore.open(TOKENS / name), K, progress=progress) for name in splits},
-        "tfidf_knn": {name: neighbours.rank(split.texts, K, progress) for name, split in splits.items()},
-        "popularity": {name: popularity(train.Y, len(split), K) for name, split in splits.items()},
+        name: {split: ranker.rank(those, K, progress=progress) for split, those in documents.items()}
+        for name, ranker in rankers.items()
     }
 
 

@@ -10,7 +10,9 @@ from cascadexml.device import pick_device
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.reference import HELD_OUT, make_reference
 from cascadexml.progress import console_progress
+from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.network import KIND, VERSION, CascadeXML
+from cascadexml.rankers.cascade.ranker import CascadeRanker
 from stages import CALIBRATION, CORPUS, MODEL, REFERENCE, TOKENS, run
 
 log = logging.getLogger(__name__)
@@ -20,11 +22,13 @@ def main(settings: Settings) -> None:
     """Write the reference that later batches are compared with."""
     corpus = Corpus.load(CORPUS)
     splits = [name for name in HELD_OUT if len(corpus.splits.get(name, ()))]
+    network = CascadeXML.load(MODEL, str(pick_device(settings.train.device)))
+    tokenizer = load_tokenizer(settings.encoder.name, settings.encoder.revision)
     reference = make_reference(
         corpus,
-        CascadeXML.load(MODEL, str(pick_device(settings.train.device))),
-        {name: TokenStore.open(TOKENS / name) for name in splits},
+        CascadeRanker(network, tokenizer, settings.tokenize.max_length),
         Calibration.load(CALIBRATION),
+        tokens={name: TokenStore.open(TOKENS / name) for name in splits},
         metadata=settings.drift.metadata,
         records=settings.drift.reference_records,
         seed=settings.seed,

@@ -36,6 +36,8 @@ from cascadexml.progress import Progress, silent
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from cascadexml.rankers.base import Ranker
+
 KIND, VERSION = "cascadexml.artifact", 1
 LIBRARIES = ("cascadexml", "numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
 
@@ -91,6 +93,26 @@ class Artifact:
         folder = self.path / "reference"
         return folder if (folder / bundle.MANIFEST).is_file() else None
 
+    def ranker(self, device: str = "auto", batch_size: int = 64) -> "Ranker":
+        """The ranker that answers for this model.
+
+        Args:
+            device: "cpu", "cuda", "cuda:1", "mps", or "auto": the best one there is, which is logged.
+            batch_size: texts scored at once.
+
+        Raises:
+            FormatError: its parts do not fit each other.
+            PredictionError: `device` is not there.
+        """
+        from cascadexml.device import pick_device
+        from cascadexml.rankers.cascade.encoder import load_tokenizer
+        from cascadexml.rankers.cascade.network import CascadeXML
+        from cascadexml.rankers.cascade.ranker import CascadeRanker
+
+        chosen = pick_device(device)
+        tokenizer = load_tokenizer(str(self.tokenizer))
+        return CascadeRanker(CascadeXML.load(self.model, str(chosen)), tokenizer, self.max_length, batch_size)
+
     def vocabulary(self) -> Vocabulary:
         """The labels, whose rows the model's labels are."""
         return Vocabulary.load(self.path / "vocabulary.json")
@@ -141,6 +163,8 @@ def pack(
         FormatError: `model` is no model bundle, or `reference` no reference bundle.
         DataError: `label_counts` has not one count a label.
     """
+    from cascadexml.rankers.cascade.encoder import save_tokenizer
+
     if label_counts.shape != (len(vocabulary),):
         raise DataError(f"label_counts has shape {label_counts.shape}, expected ({len(vocabulary)},): one a label.")
     bundle.read_bundle(model, "cascadexml.model", sys.maxsize, digests=False)
@@ -162,9 +186,7 @@ def pack(
         shutil.copytree(model, folder / "model", copy_function=shutil.copyfile)
         if reference is not None:
             shutil.copytree(reference, folder / "reference", copy_function=shutil.copyfile)
-        tokenizer.save_pretrained(folder / "tokenizer")
-        # The Auto classes look for the architecture's name here when the tokenizer's own files do not settle its class.
-        shutil.copyfile(model / "encoder.json", folder / "tokenizer" / "config.json")
+        save_tokenizer(tokenizer, folder / "tokenizer", model / "encoder.json")
         vocabulary.save(folder / "vocabulary.json")
         calibration.save(folder / "calibration.json")
         np.save(folder / "label_counts.npy", np.asarray(label_counts, dtype=np.int64), allow_pickle=False)

@@ -1,4 +1,7 @@
-"""Token stores: a corpus's token ids, ragged on disk without padding, read by memory map in length-bucketed batches."""
+"""Token ids of texts, ragged without padding, in length-bucketed batches: in memory, or in a store on disk.
+
+A store is read by memory map, so that a corpus of any size is trained on and ranked.
+"""
 
 import hashlib
 import itertools
@@ -23,7 +26,7 @@ from cascadexml.errors import ConfigError, DataError, EncoderError, FormatError
 from cascadexml.progress import Progress
 
 KIND = "cascadexml.tokens"
-VERSION = 1
+VERSION = 2
 CHUNK = 4096
 """Texts tokenised, and rows checked, at a time."""
 WINDOW = 50
@@ -35,10 +38,10 @@ Encoded = tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]
 
 @dataclass(frozen=True, eq=False)
 class TokenBatch:
-    """Some rows of a store, padded on the right to the longest of them.
+    """Some texts, padded on the right to the longest of them.
 
     Attributes:
-        rows: (B,) int64, the rows of the store.
+        rows: (B,) int64, which texts.
         input_ids: (B, T) int64 tensor, the padding id after each row's end.
         attention_mask: (B, T) int64 tensor, 1 for a token and 0 for padding.
     """
@@ -49,12 +52,56 @@ class TokenBatch:
 
 
 @dataclass(frozen=True, eq=False)
-class TokenStore:
-    """The token ids of N texts, special tokens included, on disk as one flat array with offsets.
+class Tokens:
+    """The token ids of N texts, special tokens included.
 
     Attributes:
         lengths: (N,) int32, tokens of each text.
         pad_id: the tokenizer's padding id.
+        special_tokens: how many tokens the tokenizer puts around every text; a text that has no others has no content.
+    """
+
+    lengths: npt.NDArray[np.int32]
+    pad_id: int
+    special_tokens: int
+    _starts: npt.NDArray[np.int64]
+    _tokens: npt.NDArray[Any]
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    @property
+    def with_content(self) -> npt.NDArray[np.int64]:
+        """(n,) the rows of the texts that have more than special tokens."""
+        return np.flatnonzero(self.lengths > self.special_tokens)
+
+    def take(self, rows: npt.NDArray[np.integer]) -> "Tokens":
+        """The texts of some rows, in the order given; no token is copied."""
+        return Tokens(self.lengths[rows], self.pad_id, self.special_tokens, self._starts[rows], self._tokens)
+
+    def batch(self, rows: npt.NDArray[np.integer]) -> TokenBatch:
+        """Some texts, in the order given, padded to the longest of them.
+
+        Args:
+            rows: (B,) numbers from 0 to N - 1.
+        """
+        wanted = np.asarray(rows, dtype=np.int64)
+        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
+            raise IndexError(f"rows must lie in 0..{len(self) - 1}")
+        lengths = self.lengths[wanted].astype(np.int64)
+        starts = np.repeat(self._starts[wanted] - (np.cumsum(lengths) - lengths), lengths)
+        flat = self._tokens[starts + np.arange(starts.size)]
+        mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
+        ids = np.full(mask.shape, self.pad_id, dtype=np.int64)
+        ids[mask] = flat
+        return TokenBatch(wanted, torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64)))
+
+
+@dataclass(frozen=True, eq=False)
+class TokenStore(Tokens):
+    """Tokens on disk, as one flat array with offsets.
+
+    Attributes:
         max_length: the longest that a text may be, special tokens included.
         fingerprint: SHA-256 that is equal for equal tokens and settings.
         vocabulary_size: every id is below it.
@@ -62,18 +109,11 @@ class TokenStore:
         texts_fingerprint: SHA-256 over the texts, in order.
     """
 
-    lengths: npt.NDArray[np.int32]
-    pad_id: int
     max_length: int
     fingerprint: str
     vocabulary_size: int
     tokenizer_fingerprint: str
     texts_fingerprint: str
-    _offsets: npt.NDArray[np.int64]
-    _tokens: npt.NDArray[Any]
-
-    def __len__(self) -> int:
-        return len(self.lengths)
 
     @classmethod
     def build(
@@ -117,6 +157,7 @@ class TokenStore:
             "dtype": dtype.str,
             "max_length": max_length,
             "pad_id": tokenizer.pad_token_id,
+            "special_tokens": specials,
             "tokenizer": tokenizer_fingerprint(tokenizer),
             "vocabulary_size": vocabulary_size,
         }
@@ -149,7 +190,9 @@ class TokenStore:
         try:
             meta = bundle.meta
             dtype = np.dtype({"<u2": "<u2", "<i4": "<i4"}[meta["dtype"]])
-            pad_id, max_length, vocabulary_size = (int(meta[k]) for k in ("pad_id", "max_length", "vocabulary_size"))
+            pad_id, max_length, vocabulary_size, special_tokens = (
+                int(meta[k]) for k in ("pad_id", "max_length", "vocabulary_size", "special_tokens")
+            )
             tokenizer, texts = str(meta["tokenizer"]), str(meta["texts"])
             offsets = np.load(path / "offsets.npy", allow_pickle=False)
             size = (path / "tokens.bin").stat().st_size
@@ -165,6 +208,7 @@ class TokenStore:
             or (lengths > max_length).any()
             or offsets[-1] * dtype.itemsize != size
             or not 0 <= pad_id < vocabulary_size
+            or not 0 <= special_tokens < max_length
         ):
             raise FormatError(f"{path} has offsets or settings that do not fit its tokens: tokenise the corpus again.")
         # An empty file cannot be mapped.
@@ -176,6 +220,7 @@ class TokenStore:
         return cls(
             lengths=lengths.astype(np.int32),
             pad_id=pad_id,
+            special_tokens=special_tokens,
             max_length=max_length,
             fingerprint=hashlib.sha256(
                 f"{bundle.fingerprint} {json.dumps(dict(meta), sort_keys=True)}".encode()
@@ -183,23 +228,30 @@ class TokenStore:
             vocabulary_size=vocabulary_size,
             tokenizer_fingerprint=tokenizer,
             texts_fingerprint=texts,
-            _offsets=offsets,
+            _starts=offsets[:-1],
             _tokens=tokens,
         )
 
-    def batch(self, rows: npt.NDArray[np.integer]) -> TokenBatch:
-        """Read some rows, in the order given, padded to the longest of them.
 
-        Args:
-            rows: (B,) rows of the store, from 0 to N - 1.
-        """
-        wanted = np.asarray(rows, dtype=np.int64)
-        if wanted.size and not (wanted.min() >= 0 and wanted.max() < len(self)):
-            raise IndexError(f"rows must lie in 0..{len(self) - 1}")
-        lengths = self.lengths[wanted].astype(np.int64)
-        starts = np.repeat(self._offsets[wanted] - (np.cumsum(lengths) - lengths), lengths)
-        flat = self._tokens[starts + np.arange(starts.size)]
-        return TokenBatch(wanted, *_pad_flat(flat, lengths, self.pad_id))
+def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_length: int) -> Tokens:
+    """The token ids of N texts, in memory.
+
+    White space alone is no text, and half a surrogate pair stands for U+FFFD, here as in a store.
+
+    Args:
+        texts: N texts.
+        tokenizer: any tokenizer of transformers that has a padding token.
+        max_length: tokens kept of a text, special tokens included.
+    """
+    encoded = [
+        _encode_chunk(tokenizer, max_length, list(texts[start : start + CHUNK]))
+        for start in range(0, len(texts), CHUNK)
+    ]
+    ids = np.concatenate([np.zeros(0, dtype=np.int64), *(part for part, _ in encoded)])
+    lengths = np.concatenate([np.zeros(0, dtype=np.int64), *(sizes for _, sizes in encoded)])
+    starts = np.cumsum(lengths) - lengths
+    pad_id, special_tokens = int(tokenizer.pad_token_id), tokenizer.num_special_tokens_to_add()
+    return Tokens(lengths.astype(np.int32), pad_id, special_tokens, starts, ids)
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -212,17 +264,6 @@ def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
         rules = {"class": type(tokenizer).__name__, "vocabulary": tokenizer.get_vocab()}
     content = {"rules": rules, "special": {name: str(token) for name, token in tokenizer.special_tokens_map.items()}}
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def pad(sequences: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Pad B sequences of ids on the right to the longest, T.
-
-    Returns:
-        input_ids (B, T) and attention_mask (B, T), int64 tensors.
-    """
-    lengths = np.fromiter((len(sequence) for sequence in sequences), dtype=np.int64, count=len(sequences))
-    flat = np.fromiter(itertools.chain.from_iterable(sequences), dtype=np.int64, count=int(lengths.sum()))
-    return _pad_flat(flat, lengths, pad_id)
 
 
 def length_bucketed(
@@ -254,15 +295,6 @@ def length_bucketed(
     return [batches[i] for i in random.permutation(len(batches))]
 
 
-def _pad_flat(
-    flat: npt.NDArray[np.integer], lengths: npt.NDArray[np.int64], pad_id: int
-) -> tuple[torch.Tensor, torch.Tensor]:
-    mask = np.arange(lengths.max(initial=0)) < lengths[:, None]
-    ids = np.full(mask.shape, pad_id, dtype=np.int64)
-    ids[mask] = flat
-    return torch.from_numpy(ids), torch.from_numpy(mask.astype(np.int64))
-
-
 def _digested(texts: Iterable[str], digest: Any) -> Iterator[str]:
     for text in texts:
         # The length in front keeps ["ab", "c"] and ["a", "bc"] apart.
@@ -290,7 +322,7 @@ def _encode(
 
 def _encode_chunk(tokenizer: PreTrainedTokenizerBase, max_length: int, texts: list[str]) -> Encoded:
     encoded = tokenizer(
-        texts,
+        [_clean(text) for text in texts],
         truncation=True,
         max_length=max_length,
         padding=False,
@@ -300,6 +332,15 @@ def _encode_chunk(tokenizer: PreTrainedTokenizerBase, max_length: int, texts: li
     lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
     ids = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.int64, count=int(lengths.sum()))
     return ids, lengths
+
+
+def _clean(text: str) -> str:
+    """The text as tokenizers can take it."""
+    if not text or text.isspace():
+        return ""
+    if text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 @contextmanager

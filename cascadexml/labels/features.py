@@ -67,11 +67,7 @@ def fit_tfidf(
     Raises:
         DataError: no term occurs in enough texts.
     """
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
-    vectorizer = TfidfVectorizer(
-        ngram_range=(1, ngrams), min_df=min_df, max_features=max_features, sublinear_tf=True, dtype=np.float32
-    )
+    vectorizer = _vectorizer(ngrams, min_df=min_df, max_features=max_features)
     try:
         X = vectorizer.fit_transform(texts)
     except ValueError:
@@ -79,6 +75,32 @@ def fit_tfidf(
             f"no word occurs in at least {min_df} of the {len(texts)} texts: lower cluster.min_df, or give more texts."
         ) from None
     return vectorizer, sparse.csr_matrix(X)
+
+
+def tfidf_of(terms: Sequence[str], idf: npt.NDArray[np.float32], ngrams: int) -> "TfidfVectorizer":
+    """The vectorizer that `fit_tfidf` fitted, made again from what it learnt.
+
+    Args:
+        terms: the V terms, column by column.
+        idf: (V,) float32, their inverse document frequencies.
+        ngrams: as given to `fit_tfidf`.
+
+    Raises:
+        ValueError: terms and frequencies are not of one number, or are no terms and no frequencies.
+    """
+    if not all(isinstance(term, str) for term in terms) or len(set(terms)) != len(terms):
+        raise ValueError("a term is no string or stands twice")
+    if idf.dtype != np.float32 or idf.shape != (len(terms),) or not np.isfinite(idf).all():
+        raise ValueError(f"idf is {idf.dtype} of {idf.shape}, expected {len(terms)} finite float32")
+    vectorizer = _vectorizer(ngrams, vocabulary={term: column for column, term in enumerate(terms)})
+    vectorizer.idf_ = idf
+    return vectorizer
+
+
+def _vectorizer(ngrams: int, **options: Any) -> "TfidfVectorizer":
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    return TfidfVectorizer(ngram_range=(1, ngrams), sublinear_tf=True, dtype=np.float32, **options)
 
 
 def pifa(

@@ -103,8 +103,9 @@ def compare(reference: Reference, batch: Profile, settings: DriftSettings, seed:
             statistic = "Wasserstein distance in standard deviations"
             means = (float(ours.mean()), float(theirs.mean()))
             checks.append(_check(name, kind, statistic, effect, threshold, alpha, *means))
-    effect = domain_auc(known.vectors, batch.vectors, seed)
-    checks.append(_check("embedding", "embedding", "AUC of a domain classifier", effect, settings.max_auc, alpha))
+    if known.vectors is not None and batch.vectors is not None:
+        effect = domain_auc(known.vectors, batch.vectors, seed)
+        checks.append(_check("embedding", "embedding", "AUC of a domain classifier", effect, settings.max_auc, alpha))
     for name in settings.metadata:
         if name in known.table.column_names and name in batch.table.column_names:
             effect = category_distance(known.table.column(name), batch.table.column(name))

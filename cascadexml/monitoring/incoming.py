@@ -27,15 +27,13 @@ from cascadexml.data import readers
 from cascadexml.data.readers.matrix import is_matrix_layout
 from cascadexml.data.readers.records import OPENERS, RECORD_SCHEMA, concatenate, opened, text_columns
 from cascadexml.data.vocabulary import Vocabulary
-from cascadexml.device import pick_device
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.assessment import label_matrix
 from cascadexml.monitoring.drift import Check, as_json, compare, decide, quality_figures, rounded, unseen_figures
 from cascadexml.monitoring.reference import Profile, Reference, make_profile, metadata_columns, observe
 from cascadexml.progress import Progress, silent
 from cascadexml.quality.rules import COLUMNS, damaged, rejects_table, repeats, screen, trimmed
-from cascadexml.rankers.cascade.encoder import load_tokenizer
-from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.base import Documents
 from cascadexml.storage.fetch import public_name
 
 log = logging.getLogger(__name__)
@@ -189,7 +187,7 @@ def examine(
         settings: thresholds and bounds.
         seed: of folds and draws.
         device: as of `pick_device`.
-        progress: called with ("profile", records done, n, {}).
+        progress: called with (what, records done, n, {}).
 
     Raises:
         DataError: the artifact has no reference.
@@ -263,16 +261,13 @@ def profile_records(
         metadata: columns to keep; those that the records lack are passed over.
         has_labels: False leaves labels and quality out.
         device: as of `pick_device`.
-        progress: called with ("profile", records done, N, {}).
+        progress: called with (what, records done, N, {}).
 
     Raises:
         PredictionError: out of memory, or `device` is not there.
     """
-    model = CascadeXML.load(artifact.model, str(pick_device(device)))
-    tokenizer, vocabulary = load_tokenizer(str(artifact.tokenizer)), artifact.vocabulary()
-    texts = records.column("text").to_pylist()
-    tokens = tokenizer(texts, truncation=True, max_length=artifact.max_length)["input_ids"]
-    ranking, vectors = observe(model, tokens, progress, pad_id=int(tokenizer.pad_token_id))
+    vocabulary, texts = artifact.vocabulary(), records.column("text").to_pylist()
+    ranking, vectors = observe(artifact.ranker(device), Documents(texts), progress)
     return make_profile(
         texts,
         artifact.calibration().calibrated(ranking),

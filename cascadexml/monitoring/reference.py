@@ -5,7 +5,7 @@ of dev and test, which the model never trained on, so that its scores, its vecto
 what equally new records of the same kind would have. No text and no id is in it: words of train are kept as hashes.
 
     records.parquet       one row a held-out record: statistics of the text, the scores and the labels; metadata columns
-    vectors.npy           (n, d) float16, what the label classifiers read
+    vectors.npy           (n, d) float16, what the labels were scored from; missing for a ranker without vectors
     words.npy             (W,) uint64, sorted hashes of the words of train
     label_offsets.npy, label_rows.npy    the (N, L) label matrix of train, as CSR
 """
@@ -21,20 +21,18 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from scipy import sparse
 
 from cascadexml import bundle
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.sparse_files import checked_csr
-from cascadexml.data.tokens import TokenStore, length_bucketed, pad
+from cascadexml.data.tokens import Tokens
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.metrics import Float64, document_metrics
 from cascadexml.progress import Progress, silent
-from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.base import Documents, Ranker, VectorRanker
 from cascadexml.ranking import NO_LABEL, Ranking
-from cascadexml.serving.predictor import TorchScorer
 
 KIND, VERSION = "cascadexml.reference", 1
 HELD_OUT = ("dev", "test")
@@ -65,7 +63,6 @@ _FUNCTION_WORDS = (
 )
 FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
 _WORD = re.compile(r"[^\W\d_]+")
-_BATCH = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,12 +72,12 @@ class Profile:
     Attributes:
         table: N rows; float64 columns of statistics (those of labels and quality only where there are labels), and
             string columns of metadata.
-        vectors: (N, d) float16, what the label classifiers read.
+        vectors: (N, d) float16, what the labels were scored from; None from a ranker without vectors.
         Y: (N, V) CSR of ones, columns [0, L) being the labels that the model ranks; None without labels.
     """
 
     table: pa.Table
-    vectors: npt.NDArray[np.float16]
+    vectors: npt.NDArray[np.float16] | None
     Y: sparse.csr_matrix | None
 
     def __len__(self) -> int:
@@ -89,7 +86,8 @@ class Profile:
     def take(self, rows: npt.NDArray[np.integer]) -> "Profile":
         """The profile of some of the records."""
         Y = None if self.Y is None else self.Y[rows]
-        return Profile(self.table.take(pa.array(rows)), self.vectors[rows], Y)
+        vectors = None if self.vectors is None else self.vectors[rows]
+        return Profile(self.table.take(pa.array(rows)), vectors, Y)
 
     def numbers(self, name: str) -> Float64 | None:
         """(N,) one statistic; None where it was not taken."""
@@ -116,7 +114,8 @@ class Reference:
         """Write a bundle to `path`."""
         with bundle.writing(path, KIND, VERSION, self.meta) as folder:
             pq.write_table(self.profile.table, folder / "records.parquet", compression="zstd")
-            np.save(folder / "vectors.npy", self.profile.vectors, allow_pickle=False)
+            if self.profile.vectors is not None:
+                np.save(folder / "vectors.npy", self.profile.vectors, allow_pickle=False)
             np.save(folder / "words.npy", self.words, allow_pickle=False)
             np.save(folder / "label_offsets.npy", self.Y_train.indptr.astype(np.int64), allow_pickle=False)
             np.save(folder / "label_rows.npy", self.Y_train.indices.astype(np.int32), allow_pickle=False)
@@ -131,43 +130,46 @@ class Reference:
         found = bundle.read_bundle(path, KIND, VERSION)
         try:
             table = pq.read_table(path / "records.parquet")
-            vectors, words, offsets, rows = (
-                np.load(path / f"{name}.npy", allow_pickle=False)
-                for name in ("vectors", "words", "label_offsets", "label_rows")
+            words, offsets, rows = (
+                np.load(path / f"{name}.npy", allow_pickle=False) for name in ("words", "label_offsets", "label_rows")
             )
+            # The manifest has told which files are there: one that is missing never was.
+            kept = path / "vectors.npy"
+            vectors = np.load(kept, allow_pickle=False) if kept.exists() else None
             shape = (int(found.meta["documents"]), int(found.meta["labels"]))
             Y_train = checked_csr(np.ones(rows.size, np.float32), rows, offsets, shape)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise FormatError(f"{path} cannot be read as a reference ({error}): make it again.") from None
-        if vectors.ndim != 2 or len(vectors) != table.num_rows or not {*TEXT_STATISTICS} <= {*table.column_names}:
+        fit = vectors is None or (vectors.ndim == 2 and len(vectors) == table.num_rows)
+        if not fit or not {*TEXT_STATISTICS} <= {*table.column_names}:
             raise FormatError(f"{path} has records and vectors that do not fit together: make it again.")
         return cls(Profile(table, vectors, None), words, Y_train, found.meta)
 
 
 def make_reference(
     corpus: Corpus,
-    model: CascadeXML,
-    tokens: Mapping[str, TokenStore],
+    ranker: Ranker,
     calibration: Calibration,
     *,
+    tokens: Mapping[str, Tokens] | None = None,
     metadata: Sequence[str] = (),
     records: int | None = None,
     seed: int = 0,
     model_fingerprint: str | None = None,
     progress: Progress = silent,
 ) -> Reference:
-    """Look at the held-out records of a corpus through a trained model.
+    """Look at the held-out records of a corpus through a ranker.
 
     Args:
         corpus: train, and dev or test.
-        model: on the device that is to do the work.
-        tokens: of dev and test, by split.
-        calibration: turns the model's scores into probabilities.
+        ranker: gives scores and, where it can, vectors.
+        calibration: turns the ranker's scores into probabilities.
+        tokens: of dev and test, by split; None leaves tokenising to the ranker.
         metadata: columns to keep; those that the corpus lacks are passed over.
         records: at most so many held-out records, drawn at random; None for all.
         seed: of the draw.
         model_fingerprint: of the model's bundle, kept in `meta`.
-        progress: called with ("profile", records done, n, {}).
+        progress: called with (what, records done, n, {}).
 
     Raises:
         DataError: neither dev nor test has a record.
@@ -184,14 +186,16 @@ def make_reference(
     for name, split in splits.items():
         rows = np.sort(drawn[(drawn >= start) & (drawn < start + len(split))]) - start
         start += len(split)
-        ranking, vectors = observe(model, tokens[name], progress, rows=rows)
-        texts = [split.texts[row] for row in rows]
+        documents = Documents(split.texts, None if tokens is None else tokens[name]).take(rows)
+        ranking, vectors = observe(ranker, documents, progress)
         columns = metadata_columns(split.metadata.take(pa.array(rows)), metadata)
-        parts.append(make_profile(texts, calibration.calibrated(ranking), vectors, words, split.Y[rows], L, columns))
+        ranking = calibration.calibrated(ranking)
+        parts.append(make_profile(documents.texts, ranking, vectors, words, split.Y[rows], L, columns))
     # A metadata column that one split lacks is passed over.
     shared = [c for c in parts[0].table.column_names if all(c in part.table.column_names for part in parts)]
     table = pa.concat_tables([part.table.select(shared) for part in parts]).combine_chunks()
-    profile = Profile(table, np.concatenate([part.vectors for part in parts]), None)
+    seen = [part.vectors for part in parts if part.vectors is not None]
+    profile = Profile(table, np.concatenate(seen) if seen else None, None)
     meta = {
         "records": {name: len(part) for name, part in zip(splits, parts, strict=True)},
         "documents": len(train),
@@ -204,7 +208,7 @@ def make_reference(
 def make_profile(
     texts: Sequence[str],
     ranking: Ranking,
-    vectors: npt.NDArray[np.floating],
+    vectors: npt.NDArray[np.floating] | None,
     words: npt.NDArray[np.uint64],
     Y: sparse.csr_matrix | None,
     L: int,
@@ -215,7 +219,7 @@ def make_profile(
     Args:
         texts: N texts.
         ranking: (N, K) with probabilities.
-        vectors: (N, d).
+        vectors: (N, d), or None from a ranker without them.
         words: sorted hashes of the words of train.
         Y: (N, V) labels, or None where the records have none.
         L: columns [0, L) of Y are labels of train.
@@ -230,61 +234,20 @@ def make_profile(
         columns["unseen_labels"] = np.diff(Y[:, L:].tocsr().indptr).astype(np.float64)
         columns |= document_metrics(ranking, Y, sorted({int(name.partition("@")[2]) for name in QUALITY}))
     kept = {name: values for name, values in columns.items() if "@" not in name or name in QUALITY}
-    return Profile(pa.table(kept | dict(metadata)), vectors.astype(np.float16), Y)
+    return Profile(pa.table(kept | dict(metadata)), None if vectors is None else vectors.astype(np.float16), Y)
 
 
 def observe(
-    model: CascadeXML,
-    tokens: TokenStore | Sequence[Sequence[int]],
-    progress: Progress = silent,
-    *,
-    rows: npt.NDArray[np.integer] | None = None,
-    pad_id: int = 0,
-) -> tuple[Ranking, npt.NDArray[np.float32]]:
-    """Rank N tokenised records, and keep the vectors (N, d) that their labels were scored from, in one pass.
-
-    Args:
-        model: on the device that is to do the work.
-        tokens: a store, or N lists of token ids; a record without any gets no label and a vector of zeros.
-        progress: called after each batch with ("profile", records done, N, {}).
-        rows: the N records of `tokens` that are meant, in that order; None for all.
-        pad_id: fills short lists; a store brings its own.
+    ranker: Ranker, documents: Documents, progress: Progress = silent
+) -> tuple[Ranking, npt.NDArray[np.float32] | None]:
+    """Rank N documents with the ranker's own scores, and keep the vectors (N, d) that it scored them from, if it can.
 
     Raises:
         PredictionError: out of memory.
     """
-    lengths = tokens.lengths if isinstance(tokens, TokenStore) else np.array([len(t) for t in tokens], dtype=np.int32)
-    chosen = np.arange(len(lengths)) if rows is None else rows
-    lengths = lengths[chosen]
-    scorer, N = TorchScorer(model), len(chosen)
-    head = model.heads[-1]
-    found = min(K, scorer.L)
-    labels = np.full((N, K), NO_LABEL, dtype=np.int32)
-    scores = np.full((N, K), -np.inf, dtype=np.float32)
-    vectors = np.zeros((N, head.d), dtype=np.float32)
-    seen: list[torch.Tensor] = []
-    # The leaf classifier's input is the vector: so the encoder runs once for both.
-    hook = head.register_forward_pre_hook(lambda _, arguments: seen.append(arguments[0].detach()))
-    was_training = model.training
-    model.eval()
-    try:
-        filled, done = np.flatnonzero(lengths > 0), 0
-        for batch in length_bucketed(lengths[filled], _BATCH):
-            places = filled[batch]
-            if isinstance(tokens, TokenStore):
-                part = tokens.batch(chosen[places])
-                input_ids, mask = part.input_ids, part.attention_mask
-            else:
-                input_ids, mask = pad([tokens[row] for row in chosen[places]], pad_id)
-            ranking = scorer.rank(input_ids, mask, found)
-            labels[places, :found], scores[places, :found] = ranking.labels, ranking.scores
-            vectors[places] = seen.pop().float().cpu().numpy()
-            done += len(places)
-            progress("profile", done, len(filled), {})
-    finally:
-        hook.remove()
-        model.train(was_training)
-    return Ranking(labels, scores), vectors
+    if isinstance(ranker, VectorRanker):
+        return ranker.rank_with_vectors(documents, K, progress=progress)
+    return ranker.rank(documents, K, progress=progress), None
 
 
 def text_statistics(texts: Sequence[str], words: npt.NDArray[np.uint64]) -> dict[str, Float64]:

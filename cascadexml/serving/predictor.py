@@ -1,29 +1,19 @@
 """Predictor: texts in, labels with calibrated probabilities out."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol, overload
-
-import numpy as np
-import numpy.typing as npt
-from torch import Tensor
+from typing import overload
 
 from cascadexml.artifact.artifact import Artifact, open_artifact
-from cascadexml.data.tokens import TokenStore, length_bucketed, pad
 from cascadexml.data.vocabulary import Vocabulary
-from cascadexml.device import is_out_of_memory, pick_device
-from cascadexml.errors import FormatError, PredictionError
+from cascadexml.errors import FormatError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.progress import Progress, silent
-from cascadexml.rankers.cascade.encoder import load_tokenizer
-from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.base import BATCH_SIZE, Documents, Ranker
 from cascadexml.ranking import NO_LABEL, Ranking
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 log = logging.getLogger(__name__)
 
@@ -40,51 +30,6 @@ class Prediction:
     probability: float
 
 
-class Scorer(Protocol):
-    """A score source and the back end it runs on: a batch of tokens in, each text's best labels out."""
-
-    @property
-    def L(self) -> int:  # noqa: N802
-        """How many labels it ranks: rows [0, L)."""
-        ...
-
-    def rank(self, input_ids: Tensor, attention_mask: Tensor, K: int) -> Ranking:
-        """The best K <= L labels of each of B texts, from (B, T) int64 tokens and their mask, both on the CPU."""
-        ...
-
-
-class TorchScorer:
-    """A `CascadeXML` model on whatever device it lies on."""
-
-    def __init__(self, model: CascadeXML) -> None:
-        self.model = model
-        self.device = next(model.parameters()).device
-
-    @property
-    def L(self) -> int:  # noqa: N802
-        """How many labels the model ranks."""
-        return self.model.tree.L
-
-    def rank(self, input_ids: Tensor, attention_mask: Tensor, K: int) -> Ranking:
-        """The best K labels of each of B texts.
-
-        Raises:
-            PredictionError: the device has not enough memory for this batch.
-        """
-        try:
-            found = self.model.rank(input_ids.to(self.device), attention_mask.to(self.device), K)
-            rows, scores = found[0].cpu().numpy(), found[1].float().cpu().numpy()
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-            B, T = input_ids.shape
-            raise PredictionError(
-                f"{self.device} ran out of memory on a batch of {B} texts of {T} tokens: use a smaller batch size."
-            ) from None
-        labels = rows.astype(np.int32)
-        return Ranking(labels, np.where(labels == NO_LABEL, -np.inf, scores).astype(np.float32))
-
-
 class Predictor:
     """A trained model, ready to label texts.
 
@@ -93,30 +38,20 @@ class Predictor:
     predictions. A long text is cut to the artifact's `max_length` tokens, as in training.
 
     Args:
-        scorer: ranks labels for tokens.
-        tokenizer: turns texts into these tokens.
-        vocabulary: what the scorer's rows are called.
+        ranker: ranks labels for texts.
+        vocabulary: what the ranker's rows are called.
         calibration: turns scores into probabilities.
-        max_length: tokens that a text is cut to, special ones included.
-        batch_size: texts scored at once.
+        batch_size: texts that the ranker scores at once: a stream takes 16 times as many at a time.
     """
 
     def __init__(
-        self,
-        scorer: Scorer,
-        tokenizer: "PreTrainedTokenizerBase",
-        vocabulary: Vocabulary,
-        calibration: Calibration,
-        max_length: int,
-        batch_size: int = 64,
+        self, ranker: Ranker, vocabulary: Vocabulary, calibration: Calibration, batch_size: int = BATCH_SIZE
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
-        self.scorer = scorer
-        self.tokenizer = tokenizer
+        self.ranker = ranker
         self.vocabulary = vocabulary
         self.calibration = calibration
-        self.max_length = max_length
         self.batch_size = batch_size
 
     @classmethod
@@ -144,16 +79,13 @@ class Predictor:
             FormatError: its parts do not belong together.
             PredictionError: `device` is not there.
         """
-        chosen = pick_device(device)
-        vocabulary = artifact.vocabulary()
-        tokenizer = load_tokenizer(str(artifact.tokenizer))
-        model = CascadeXML.load(artifact.model, str(chosen))
-        if model.tree.L != vocabulary.L:
+        ranker, vocabulary = artifact.ranker(device, batch_size), artifact.vocabulary()
+        if ranker.L != vocabulary.L:
             raise FormatError(
-                f"{artifact.path}: the model ranks {model.tree.L} labels, the vocabulary {vocabulary.L}: pack it again."
+                f"{artifact.path}: the model ranks {ranker.L} labels, the vocabulary {vocabulary.L}: pack it again."
             )
-        log.info("%s: %d labels, on %s", artifact.meta["name"], vocabulary.L, chosen)
-        return cls(TorchScorer(model), tokenizer, vocabulary, artifact.calibration(), artifact.max_length, batch_size)
+        log.info("%s: %d labels", artifact.meta["name"], vocabulary.L)
+        return cls(ranker, vocabulary, artifact.calibration(), batch_size)
 
     @property
     def threshold(self) -> float:
@@ -236,8 +168,13 @@ class Predictor:
                     if row != NO_LABEL and probability >= threshold
                 ]
 
-    def rank(self, texts: Sequence[str] | TokenStore, K: int, progress: Progress = silent) -> Ranking:
-        """The best K labels of N texts or of their tokens, as rows of the vocabulary.
+    def rank(self, documents: Sequence[str] | Documents, K: int, progress: Progress = silent) -> Ranking:
+        """The best K labels of N texts, as rows of the vocabulary.
+
+        Args:
+            documents: N texts, or `Documents` that may have been tokenised already.
+            K: how many labels.
+            progress: called with (what, documents done, documents in all, {}).
 
         Returns:
             A ranking (N, K) whose scores are calibrated probabilities.
@@ -246,105 +183,5 @@ class Predictor:
             TypeError: a text is not a str.
             PredictionError: out of memory.
         """
-        if isinstance(texts, TokenStore):
-            lengths: npt.NDArray[np.int32] = texts.lengths
-            fetch = _fetch_from(texts)
-        else:
-            sequences = self._tokenize(texts)
-            lengths = np.fromiter(map(len, sequences), dtype=np.int32, count=len(sequences))
-            pad_id = int(self.tokenizer.pad_token_id)
-
-            def fetch(rows: npt.NDArray[np.integer]) -> tuple[Tensor, Tensor]:
-                return pad([sequences[row] for row in rows], pad_id)
-
-        filled = np.flatnonzero(lengths > self.tokenizer.num_special_tokens_to_add())
-        ranking = _rank(self.scorer, lengths, filled, fetch, K, self.batch_size, progress)
-        return self.calibration.calibrated(ranking)
-
-    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
-        for number, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"text {number} is {type(text).__name__}, expected str")
-        if not texts:
-            return []
-        encoded = self.tokenizer(
-            [_clean(text) for text in texts],
-            truncation=True,
-            max_length=self.max_length,
-            return_attention_mask=False,
-            return_token_type_ids=False,
-        )
-        sequences: list[list[int]] = encoded["input_ids"]
-        return sequences
-
-
-def rank_tokens(
-    model: CascadeXML, store: TokenStore, K: int, batch_size: int = 64, progress: Progress = silent
-) -> Ranking:
-    """The best K labels of N tokenised documents, with the model's own scores: what calibration is fitted on.
-
-    Batches hold documents of like length; results come back in the store's order. A model in training is put in
-    evaluation mode and back.
-
-    Args:
-        model: on the device that is to do the work.
-        store: N documents.
-        K: how many labels.
-        batch_size: documents scored at once.
-        progress: called after each batch with ("rank", documents done, N, {}).
-
-    Returns:
-        A ranking (N, K) with scores in (0, 1).
-
-    Raises:
-        PredictionError: out of memory.
-    """
-    was_training = model.training
-    model.eval()
-    try:
-        rows = np.arange(len(store.lengths))
-        return _rank(TorchScorer(model), store.lengths, rows, _fetch_from(store), K, batch_size, progress)
-    finally:
-        model.train(was_training)
-
-
-def _rank(
-    scorer: Scorer,
-    lengths: npt.NDArray[np.int32],
-    documents: npt.NDArray[np.integer],
-    fetch: Callable[[npt.NDArray[np.integer]], tuple[Tensor, Tensor]],
-    K: int,
-    batch_size: int,
-    progress: Progress,
-) -> Ranking:
-    """Rank the `documents` among N; the others are left without labels."""
-    N = len(lengths)
-    labels = np.full((N, K), NO_LABEL, dtype=np.int32)
-    scores = np.full((N, K), -np.inf, dtype=np.float32)
-    found = min(K, scorer.L)
-    done = 0
-    for batch in length_bucketed(lengths[documents], batch_size):
-        rows = documents[batch]
-        ranking = scorer.rank(*fetch(rows), found)
-        labels[rows, :found] = ranking.labels
-        scores[rows, :found] = ranking.scores
-        done += len(rows)
-        progress("rank", done, len(documents), {})
-    return Ranking(labels, scores)
-
-
-def _fetch_from(store: TokenStore) -> Callable[[npt.NDArray[np.integer]], tuple[Tensor, Tensor]]:
-    def fetch(rows: npt.NDArray[np.integer]) -> tuple[Tensor, Tensor]:
-        batch = store.batch(rows)
-        return batch.input_ids, batch.attention_mask
-
-    return fetch
-
-
-def _clean(text: str) -> str:
-    """The text as tokenizers can take it: white space alone is nothing, lone surrogates become U+FFFD."""
-    if not text or text.isspace():
-        return ""
-    if text.isascii():
-        return text
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+        whole = documents if isinstance(documents, Documents) else Documents(documents)
+        return self.calibration.calibrated(self.ranker.rank(whole, K, progress=progress))

@@ -30,6 +30,7 @@ from cascadexml.metrics import document_metrics, inverse_propensities, metric_of
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.cascade.centroids import start_at_centroids
 from cascadexml.rankers.cascade.encoder import load_encoder
+from cascadexml.rankers.cascade.inference import rank_tokens
 from cascadexml.rankers.cascade.network import (
     KIND,
     VERSION,
@@ -39,7 +40,6 @@ from cascadexml.rankers.cascade.network import (
 )
 from cascadexml.rankers.cascade.positives import LevelPositives
 from cascadexml.rankers.cascade.warm_start import copy_weights, start_new_labels
-from cascadexml.serving.predictor import rank_tokens
 from cascadexml.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from cascadexml.training.distributed import Group, joined
 from cascadexml.training.optimisers import Schedule, build_optimizer

@@ -53,7 +53,7 @@ def test_the_manifest_tells_where_the_model_comes_from(packed: Path, small_corpu
     assert meta["labels"] == small_corpus.vocabulary.L
     assert meta["metrics"] == tiny_metrics()["test"]
     assert meta["params"]["train"]["epochs"] == 1.0
-    model = Predictor.load(packed, device="cpu").scorer.model  # type: ignore[attr-defined]
+    model = Predictor.load(packed, device="cpu").ranker.network  # type: ignore[attr-defined]
     assert meta["parameters"] == sum(tensor.numel() for tensor in model.state_dict().values())
     for library in ("cascadexml", "torch", "transformers"):
         assert meta["libraries"][library]

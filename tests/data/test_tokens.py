@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from cascadexml.bundle import MANIFEST, writing
 from cascadexml.data.corpus import Corpus
-from cascadexml.data.tokens import TokenStore, length_bucketed, pad, tokenizer_fingerprint
+from cascadexml.data.tokens import KIND, VERSION, Tokens, TokenStore, length_bucketed, tokenize, tokenizer_fingerprint
 from cascadexml.errors import ConfigError, DataError, EncoderError, FormatError
 from cascadexml.rankers.cascade.encoder import BUNDLED, load_tokenizer
 from tests.support.tiny_encoders import ARCHITECTURES, MAX_LENGTH, make_tiny_encoder
@@ -31,7 +31,12 @@ def bert(encoder_folders: dict[str, str]) -> transformers.PreTrainedTokenizerBas
     return load_tokenizer(encoder_folders["bert"])
 
 
-def all_ids(store: TokenStore) -> list[list[int]]:
+def plain(texts: list[str]) -> list[str]:
+    """White space alone is no text, though some tokenizers know tokens for it."""
+    return ["" if text.isspace() else text for text in texts]
+
+
+def all_ids(store: Tokens) -> list[list[int]]:
     batch = store.batch(np.arange(len(store)))
     return [ids[mask == 1].tolist() for ids, mask in zip(batch.input_ids, batch.attention_mask, strict=True)]
 
@@ -43,12 +48,13 @@ def test_store_holds_what_the_tokenizer_gives(
     tokenizer = load_tokenizer(encoder_folders[name])
     texts = [*small_corpus.splits["train"].texts, *ODD_TEXTS]
     store = TokenStore.build(tmp_path / "tokens", texts, tokenizer, 24)
-    one_by_one = [tokenizer(text, truncation=True, max_length=24)["input_ids"] for text in texts]
+    one_by_one = [tokenizer(text, truncation=True, max_length=24)["input_ids"] for text in plain(texts)]
     assert all_ids(store) == one_by_one
+    assert all_ids(tokenize(texts, tokenizer, 24)) == one_by_one
     assert store.lengths.tolist() == [len(ids) for ids in one_by_one]
     assert max(store.lengths) == 24
 
-    whole = tokenizer(texts, truncation=True, max_length=24, padding=True, return_tensors="pt")
+    whole = tokenizer(plain(texts), truncation=True, max_length=24, padding=True, return_tensors="pt")
     batch = store.batch(np.arange(len(texts)))
     assert batch.input_ids.equal(whole["input_ids"])
     assert batch.attention_mask.equal(whole["attention_mask"])
@@ -76,7 +82,7 @@ def test_what_is_written_reads_back(bert, tmp_path_factory: pytest.TempPathFacto
     path = tmp_path_factory.mktemp("store") / "tokens"
     built = TokenStore.build(path, iter(texts), bert, 12)
     opened = TokenStore.open(path)
-    expected = [bert(text, truncation=True, max_length=12)["input_ids"] for text in texts]
+    expected = [bert(text, truncation=True, max_length=12)["input_ids"] for text in plain(texts)]
     assert opened.fingerprint == built.fingerprint
     assert (opened.pad_id, opened.max_length, len(opened)) == (bert.pad_token_id, 12, len(texts))
     rows = data.draw(st.lists(st.integers(0, len(texts) - 1), max_size=5)) if texts else []
@@ -137,7 +143,7 @@ def test_a_tokenizer_written_in_python(tmp_path: Path) -> None:
     tokenizer = transformers.ByT5Tokenizer(model_max_length=64)
     assert not tokenizer.is_fast
     store = TokenStore.build(tmp_path / "tokens", ODD_TEXTS, tokenizer, 20, processes=1)
-    assert all_ids(store) == [tokenizer(text, truncation=True, max_length=20)["input_ids"] for text in ODD_TEXTS]
+    assert all_ids(store) == [tokenizer(text, truncation=True, max_length=20)["input_ids"] for text in plain(ODD_TEXTS)]
 
 
 @pytest.mark.parametrize("max_length", [0, 2, MAX_LENGTH + 1])
@@ -213,13 +219,23 @@ def test_a_newer_format_is_refused(store_path: Path) -> None:
         ([0, 2, 4], [2, 3, 2, 3], {"dtype": "O"}),
         ([0, 2, 4], [2, 3, 2, 3], {"dtype": ["<u2"]}),
         ([0, 2, 4], [2, 3, 2, 3], {"pad_id": None}),
+        ([0, 2, 4], [2, 3, 2, 3], {"special_tokens": 8}),
+        ([0, 2, 4], [2, 3, 2, 3], {"special_tokens": None}),
     ],
 )
 def test_inconsistent_content_is_refused_even_with_right_digests(
     tmp_path: Path, offsets: list[int], ids: list[int], meta: dict
 ) -> None:
-    sound = {"dtype": "<u2", "max_length": 8, "pad_id": 0, "tokenizer": "", "texts": "", "vocabulary_size": 50}
-    with writing(tmp_path / "tokens", "cascadexml.tokens", 1, sound | meta) as folder:
+    sound = {
+        "dtype": "<u2",
+        "max_length": 8,
+        "pad_id": 0,
+        "special_tokens": 2,
+        "tokenizer": "",
+        "texts": "",
+        "vocabulary_size": 50,
+    }
+    with writing(tmp_path / "tokens", KIND, VERSION, sound | meta) as folder:
         np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
         np.array(ids, dtype="<u2").tofile(folder / "tokens.bin")
     with pytest.raises(FormatError, match="tokenise"):
@@ -234,13 +250,34 @@ def test_rows_outside_the_store_are_refused(bert, tmp_path: Path) -> None:
 
 
 @settings(deadline=None, max_examples=50)
-@given(sequences=st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=6), pad_id=st.integers(0, 5))
-def test_pad_equals_plain_python(sequences: list[list[int]], pad_id: int) -> None:
-    input_ids, attention_mask = pad(sequences, pad_id)
-    T = max(map(len, sequences), default=0)
-    assert input_ids.shape == attention_mask.shape == (len(sequences), T)
-    assert input_ids.tolist() == [s + [pad_id] * (T - len(s)) for s in sequences]
-    assert attention_mask.tolist() == [[1] * len(s) + [0] * (T - len(s)) for s in sequences]
+@given(
+    sequences=st.lists(st.lists(st.integers(0, 99), max_size=6), max_size=6), pad_id=st.integers(0, 5), data=st.data()
+)
+def test_batches_equal_plain_python(sequences: list[list[int]], pad_id: int, data: st.DataObject) -> None:
+    lengths = np.array([len(s) for s in sequences], dtype=np.int32)
+    flat = np.array(list(itertools.chain.from_iterable(sequences)), dtype=np.int64)
+    tokens = Tokens(lengths, pad_id, 2, np.cumsum(lengths, dtype=np.int64) - lengths, flat)
+    rows = data.draw(st.lists(st.integers(0, len(sequences) - 1), max_size=8)) if sequences else []
+    taken = tokens.take(np.array(rows, dtype=np.int64))
+    chosen = [sequences[row] for row in rows]
+    assert len(taken) == len(rows)
+    assert taken.with_content.tolist() == [n for n, s in enumerate(chosen) if len(s) > 2]
+    batch = taken.batch(np.arange(len(rows)))
+    T = max(map(len, chosen), default=0)
+    assert batch.input_ids.shape == batch.attention_mask.shape == (len(rows), T)
+    assert batch.input_ids.tolist() == [s + [pad_id] * (T - len(s)) for s in chosen]
+    assert batch.attention_mask.tolist() == [[1] * len(s) + [0] * (T - len(s)) for s in chosen]
+
+
+def test_odd_texts_are_tokenised_in_memory_as_in_a_store(bert, tmp_path: Path) -> None:
+    texts = [*ODD_TEXTS, "half \ud800 of a pair", "\ud83d\ude42"] * 700
+    store, tokens = TokenStore.build(tmp_path / "tokens", texts, bert, 12), tokenize(texts, bert, 12)
+    assert all_ids(tokens) == all_ids(store)
+    assert (tokens.pad_id, tokens.special_tokens) == (store.pad_id, store.special_tokens) == (bert.pad_token_id, 2)
+    assert all_ids(tokenize(["half \ud800 of a pair"], bert, 12)) == all_ids(
+        tokenize(["half \ufffd of a pair"], bert, 12)
+    )
+    assert len(tokenize([], bert, 12)) == 0
 
 
 LENGTHS = st.lists(st.integers(1, 30), max_size=400).map(lambda lengths: np.array(lengths, dtype=np.int32))

@@ -8,16 +8,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cascadexml import bundle
 from cascadexml.artifact.artifact import open_artifact
+from cascadexml.config import DriftSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.monitoring.drift import compare
 from cascadexml.monitoring.reference import (
     FUNCTION_WORDS,
     KIND,
@@ -28,9 +29,12 @@ from cascadexml.monitoring.reference import (
     observe,
     text_statistics,
 )
+from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.network import CascadeXML
-from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_reference
+from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.popularity import Popularity
+from tests.support.tiny_artifacts import MAX_LENGTH, pack_again, pack_tiny, tiny_reference
 
 
 @pytest.fixture(scope="module")
@@ -68,39 +72,36 @@ def test_words_of_train_are_known_and_others_are_not() -> None:
     assert text_statistics(["storage"], hash_words([]))["unknown_word_share"].tolist() == [1.0]
 
 
-def test_observe_gives_what_the_model_gives_one_text_at_a_time(tiny: Path, small_corpus: Corpus) -> None:
-    texts = small_corpus.splits["dev"].texts[:20]
-    model, tokenizer = CascadeXML.load(tiny / "model"), load_tokenizer(str(tiny / "encoder"))
-    tokens = tokenizer(texts, truncation=True, max_length=24)["input_ids"]
-    ranking, vectors = observe(model, tokens, pad_id=tokenizer.pad_token_id)
-    for n, ids in enumerate(tokens):
-        alone, mask = torch.tensor([ids]), torch.ones(1, len(ids), dtype=torch.long)
-        with torch.no_grad():
-            np.testing.assert_allclose(vectors[n], model.vectors(alone, mask)[-1][0].numpy(), atol=1e-5)
-        _, scores = model.rank(alone, mask, 10)
-        np.testing.assert_allclose(ranking.scores[n], scores[0].numpy(), atol=1e-5)
-    store = TokenStore.build(tiny / "again", texts, tokenizer, 24)
-    rows = np.array([7, 3, 11])
-    some, their_vectors = observe(model, store, rows=rows)
-    np.testing.assert_allclose(their_vectors, vectors[rows], atol=1e-5)
-    np.testing.assert_array_equal(some.labels, ranking.labels[rows])
-    assert not model.training
+def ranker_in(tiny: Path) -> CascadeRanker:
+    return CascadeRanker(CascadeXML.load(tiny / "model"), load_tokenizer(str(tiny / "encoder")), MAX_LENGTH)
 
 
-def test_a_record_without_tokens_gets_no_label(tiny: Path) -> None:
-    ranking, vectors = observe(CascadeXML.load(tiny / "model"), [[], [2, 3]])
-    assert (ranking.labels[0] == -1).all() and (ranking.labels[1] >= 0).any()
-    assert not vectors[0].any() and vectors[1].any()
+def test_a_ranker_without_vectors_leaves_them_out(tiny: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    popularity = Popularity.fit(small_corpus.splits["train"].Y)
+    assert observe(popularity, Documents(["some text"]))[1] is None
+    made = make_reference(small_corpus, popularity, Calibration(), metadata=["type"])
+    assert made.profile.vectors is None
+    made.save(tmp_path / "reference")
+    loaded = Reference.load(tmp_path / "reference")
+    assert loaded.profile.vectors is None
+    assert loaded.profile.table.equals(made.profile.table)
+    assert loaded.profile.take(np.array([3, 1])).table.equals(made.profile.take(np.array([3, 1])).table)
+    checks = compare(loaded, made.profile.take(np.arange(60)), DriftSettings(draws=20))
+    whole = Reference.load(tiny / "reference")
+    with_vectors = compare(whole, made.profile.take(np.arange(60)), DriftSettings(draws=20))
+    assert {check.name for check in with_vectors} == {check.name for check in checks}, "one side without is enough"
+    with_vectors = compare(whole, replace(made.profile, vectors=whole.profile.vectors), DriftSettings(draws=20))
+    assert {check.name for check in with_vectors} - {check.name for check in checks} == {"embedding"}
 
 
 def test_quality_and_labels_of_the_held_out_records(tiny: Path, small_corpus: Corpus) -> None:
     profile = Reference.load(tiny / "reference").profile
     assert len(profile) == 120
-    model, L = CascadeXML.load(tiny / "model"), small_corpus.vocabulary.L
+    ranker, L = ranker_in(tiny), small_corpus.vocabulary.L
     at = 0
     for name in ("dev", "test"):
         split = small_corpus.splits[name]
-        ranking, _ = observe(model, TokenStore.open(tiny / "tokens" / name))
+        ranking, _ = observe(ranker, Documents(split.texts))
         for n, labels in enumerate(ranking.labels[:, :5].tolist()):
             true = set(split.Y[n].indices.tolist())
             gain = sum(1 / math.log2(place + 2) for place, label in enumerate(labels) if label in true)
@@ -121,6 +122,7 @@ def test_it_reads_back_equal_and_holds_no_text(tiny: Path, small_corpus: Corpus,
     first.save(tmp_path / "again")
     second = Reference.load(tmp_path / "again")
     assert second.profile.table.equals(first.profile.table)
+    assert first.profile.vectors is not None and second.profile.vectors is not None
     np.testing.assert_array_equal(second.profile.vectors, first.profile.vectors)
     train = small_corpus.splits["train"]
     np.testing.assert_array_equal(second.Y_train.toarray(), train.Y[:, : small_corpus.vocabulary.L].toarray())
@@ -135,23 +137,27 @@ def test_it_reads_back_equal_and_holds_no_text(tiny: Path, small_corpus: Corpus,
 
 
 def test_records_are_drawn_from_both_splits_and_the_draw_is_seeded(tiny: Path, small_corpus: Corpus) -> None:
-    model = CascadeXML.load(tiny / "model")
+    ranker = ranker_in(tiny)
     tokens = {name: TokenStore.open(tiny / "tokens" / name) for name in ("dev", "test")}
 
     def made(seed: int) -> Reference:
-        return make_reference(small_corpus, model, tokens, Calibration(), records=50, seed=seed)
+        return make_reference(small_corpus, ranker, Calibration(), tokens=tokens, records=50, seed=seed)
 
     one, same, other = made(0), made(0), made(1)
     assert sum(one.meta["records"].values()) == len(one.profile) == 50
     assert min(one.meta["records"].values()) > 10
     assert one.profile.table.equals(same.profile.table)
     assert not one.profile.table.equals(other.profile.table)
+    again = make_reference(small_corpus, ranker, Calibration(), records=50, seed=0)
+    assert again.profile.table.equals(one.profile.table), "tokens or not"
+    assert one.profile.vectors is not None and again.profile.vectors is not None
+    np.testing.assert_array_equal(again.profile.vectors, one.profile.vectors)
 
 
 def test_nothing_held_out_is_refused(tiny: Path, small_corpus: Corpus) -> None:
     bare = replace(small_corpus, splits={"train": small_corpus.splits["train"]})
     with pytest.raises(DataError, match=r"Neither dev nor test has a record"):
-        make_reference(bare, CascadeXML.load(tiny / "model"), {}, Calibration())
+        make_reference(bare, ranker_in(tiny), Calibration())
 
 
 def test_a_damaged_reference_is_refused(tiny: Path, tmp_path: Path) -> None:

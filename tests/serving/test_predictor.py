@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 from transformers import AutoTokenizer
 
 from cascadexml import Prediction, Predictor
@@ -19,9 +18,13 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.device import pick_device
 from cascadexml.errors import DataError, FormatError, PredictionError
+from cascadexml.evaluation.calibration import Calibration
+from cascadexml.rankers.base import Documents
+from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.neighbours import NearestNeighbours
+from cascadexml.rankers.popularity import Popularity
 from cascadexml.ranking import NO_LABEL
-from cascadexml.serving.predictor import rank_tokens
 from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny
 from tests.support.tiny_encoders import ARCHITECTURES
 
@@ -42,9 +45,10 @@ def texts(small_corpus: Corpus) -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory, predictor: Predictor, texts: list[str]) -> TokenStore:
+def store(tmp_path_factory: pytest.TempPathFactory, artifact: Path, texts: list[str]) -> TokenStore:
     path = tmp_path_factory.mktemp("tokens") / "test"
-    return TokenStore.build(path, texts, predictor.tokenizer, MAX_LENGTH, processes=1)
+    tokenizer = load_tokenizer(str(open_artifact(artifact).tokenizer))
+    return TokenStore.build(path, texts, tokenizer, MAX_LENGTH, processes=1)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -174,42 +178,24 @@ def test_values_out_of_range_are_refused_before_any_work(predictor: Predictor, w
 
 
 def test_ranking_texts_equals_ranking_their_tokens(predictor: Predictor, texts: list[str], store: TokenStore) -> None:
-    from_texts, from_tokens = predictor.rank(texts, 10), predictor.rank(store, 10)
+    from_texts, from_tokens = predictor.rank(texts, 10), predictor.rank(Documents(texts, store), 10)
     assert np.array_equal(from_texts.labels, from_tokens.labels)
     assert np.array_equal(from_texts.scores, from_tokens.scores)
 
 
-@pytest.mark.parametrize("batch_size", [1, 4, 1000])
-def test_rank_tokens_gives_each_document_its_own_ranking(artifact: Path, store: TokenStore, batch_size: int) -> None:
-    model = CascadeXML.load(open_artifact(artifact).model).train()
-    told: list[tuple[str, int, int]] = []
-    K = 6
-    ranking = rank_tokens(model, store, K, batch_size, lambda what, done, total, _: told.append((what, done, total)))
-    assert model.training, "the mode it was in comes back"
-    assert told[-1] == ("rank", len(store), len(store))
-    model.eval()
-    for n in range(len(store)):
-        batch = store.batch(np.array([n]))
-        rows, scores = model.rank(batch.input_ids, batch.attention_mask, K)
-        assert np.allclose(ranking.scores[n], scores[0], rtol=0, atol=1e-5)
-        assert len(set(ranking.labels[n].tolist()) & set(rows[0].tolist())) >= K - 1
-
-
-def test_rank_tokens_of_nothing(artifact: Path, predictor: Predictor, tmp_path: Path) -> None:
-    empty = TokenStore.build(tmp_path / "empty", [], predictor.tokenizer, MAX_LENGTH, processes=1)
-    assert rank_tokens(CascadeXML.load(open_artifact(artifact).model), empty, 3).shape == (0, 3)
-
-
-def test_running_out_of_memory_is_one_sentence(artifact: Path, store: TokenStore) -> None:
-    class Greedy(CascadeXML):
-        def rank(self, input_ids: Tensor, attention_mask: Tensor, K: int) -> tuple[Tensor, Tensor]:
-            # More than any machine has: a real refusal by torch's allocator.
-            return torch.empty(2**55), torch.empty(0)
-
-    model = CascadeXML.load(open_artifact(artifact).model)
-    model.__class__ = Greedy
-    with pytest.raises(PredictionError, match="cpu ran out of memory on a batch of 60 texts of 24 tokens: use"):
-        rank_tokens(model, store, 3)
+def test_any_ranker_predicts(small_corpus: Corpus, texts: list[str]) -> None:
+    train, vocabulary = small_corpus.splits["train"], small_corpus.vocabulary
+    calibration = Calibration(0.5, -0.2, 0.1)
+    for ranker in (NearestNeighbours.fit(Documents(train.texts), train.Y, 5), Popularity.fit(train.Y)):
+        predictor, ranking = Predictor(ranker, vocabulary, calibration, 2), ranker.rank(Documents(texts), 4)
+        for n, found in enumerate(predictor.stream([*texts, ""], top_k=4)):
+            rows = ranking.labels[n][ranking.labels[n] != NO_LABEL] if n < len(texts) else []
+            assert [prediction.id for prediction in found] == [vocabulary.ids[row] for row in rows]
+            expected = calibration.apply(ranking.scores[n, : len(rows)]) if n < len(texts) else []
+            assert [prediction.probability for prediction in found] == pytest.approx(list(expected))
+        assert predictor.threshold == 0.1
+    with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):
+        Predictor(ranker, vocabulary, calibration, 0)
 
 
 def test_devices(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:

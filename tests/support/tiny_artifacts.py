@@ -17,6 +17,7 @@ from cascadexml.labels.tree import build_tree
 from cascadexml.monitoring.reference import make_reference
 from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
 from cascadexml.rankers.cascade.network import KIND, VERSION, CascadeXML, ModelConfig
+from cascadexml.rankers.cascade.ranker import CascadeRanker
 from tests.support.tiny_encoders import make_tiny_encoder
 
 MAX_LENGTH = 24
@@ -87,9 +88,9 @@ def tiny_reference(folder: Path, corpus: Corpus) -> Path:
     }
     reference = make_reference(
         corpus,
-        CascadeXML.load(folder / "model"),
-        tokens,
+        CascadeRanker(CascadeXML.load(folder / "model"), tokenizer, MAX_LENGTH),
         Calibration(0.3, 0.1, 0.25),
+        tokens=tokens,
         metadata=["type"],
         model_fingerprint=read_bundle(folder / "model", KIND, VERSION).fingerprint,
     )

@@ -2,6 +2,7 @@
 
 import importlib.util
 import inspect
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -75,6 +76,23 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
     if any(tokenizer("text", return_token_type_ids=True)["token_type_ids"]):
         raise EncoderError(f"encoder {name!r} gives a single text token types other than 0: choose another encoder.")
     return tokenizer
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path, encoder: Path) -> None:
+    """Write a tokenizer's files for `load_tokenizer`: the same bytes, whether it has been used or not.
+
+    Args:
+        tokenizer: any tokenizer of transformers.
+        folder: where the files will lie.
+        encoder: the JSON of its encoder's configuration.
+    """
+    if tokenizer.is_fast:
+        # The last call's truncation and padding would be kept; each call sets its own.
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
+    tokenizer.save_pretrained(folder)
+    # The Auto classes look for the architecture's name here when the tokenizer's own files do not settle its class.
+    shutil.copyfile(encoder, folder / "config.json")
 
 
 def load_encoder(name: str, revision: str | None = None, dropout: float | None = None) -> PreTrainedModel:

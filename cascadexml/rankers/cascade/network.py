@@ -231,9 +231,14 @@ class CascadeXML(nn.Module):
         """(B, R) loss of each document at each resolution."""
         return torch.stack([shortlist_loss(level.logits, level.targets) for level in outputs], dim=1)
 
-    @torch.inference_mode()
     def rank(self, input_ids: Tensor, attention_mask: Tensor, K: int) -> tuple[Tensor, Tensor]:
-        """The best K labels of each text.
+        """The label rows and scores that `rank_with_vectors` gives."""
+        labels, scores, _ = self.rank_with_vectors(input_ids, attention_mask, K)
+        return labels, scores
+
+    @torch.inference_mode()
+    def rank_with_vectors(self, input_ids: Tensor, attention_mask: Tensor, K: int) -> tuple[Tensor, Tensor, Tensor]:
+        """The best K labels of each text, and the vectors that these were scored from.
 
         Args:
             input_ids: (B, T) int64.
@@ -241,11 +246,13 @@ class CascadeXML(nn.Module):
             K: how many labels; the end of a row is padded where the shortlist holds fewer.
 
         Returns:
-            label rows (B, K) int64, best first, -1 for padding; scores (B, K) float32 in (0, 1), 0 for padding.
+            label rows (B, K) int64, best first, -1 for padding; scores (B, K) float32 in (0, 1), 0 for padding; the
+            last resolution's vectors (B, d).
         """
         parents, above = None, None
+        vectors = self.vectors(input_ids, attention_mask)
         log_score, slots = torch.empty(0), torch.empty(0)
-        for r, h in enumerate(self.vectors(input_ids, attention_mask)):
+        for r, h in enumerate(vectors):
             head = self.heads[r]
             logits, slots = head(h, parents)
             log_score = functional.logsigmoid(logits.float())
@@ -257,7 +264,8 @@ class CascadeXML(nn.Module):
         best, places = log_score.topk(found, dim=1)
         labels = self.label_of_slot[slots.gather(1, places)]
         empty = K - found
-        return functional.pad(labels, (0, empty), value=-1), functional.pad(best.exp(), (0, empty), value=0.0)
+        scores = functional.pad(best.exp(), (0, empty), value=0.0)
+        return functional.pad(labels, (0, empty), value=-1), scores, vectors[-1]
 
     def save(self, path: Path) -> None:
         """Write weights (safetensors), configuration, the encoder's configuration and the tree as one bundle."""

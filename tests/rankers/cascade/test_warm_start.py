@@ -22,9 +22,11 @@ from cascadexml.errors import ConfigError, DataError, FormatError
 from cascadexml.labels.features import label_features
 from cascadexml.labels.tree import LabelTree, build_tree, extend_tree, tree_quality
 from cascadexml.metrics import evaluate, frequency_bins, inverse_propensities
-from cascadexml.rankers.baselines import NearestNeighbours, popularity
+from cascadexml.rankers.base import Documents
+from cascadexml.rankers.cascade.inference import rank_tokens
 from cascadexml.rankers.cascade.network import CascadeXML
-from cascadexml.serving.predictor import rank_tokens
+from cascadexml.rankers.neighbours import NearestNeighbours
+from cascadexml.rankers.popularity import Popularity
 from stages import cluster
 from tests.conftest import sample_records
 from tests.support.tiny_artifacts import pack_tiny
@@ -270,8 +272,11 @@ def test_labels_that_have_no_document_any_more_break_nothing(runs: Runs, tmp_pat
     chosen = EvaluateSettings(bootstrap_samples=10)
     rankings = [rank_tokens(CascadeXML.load(tmp_path / name / "model"), tokens(tmp_path / "run", "dev"), 20)
                 for name in ("warm", "cold")]  # fmt: skip
-    rankings += [popularity(documents.Y, len(dev), 20),
-                 NearestNeighbours.fit(documents.texts, documents.Y, 5).rank(dev.texts, 20)]  # fmt: skip
+    baselines = (
+        Popularity.fit(documents.Y),
+        NearestNeighbours.fit(Documents(documents.texts), documents.Y, 5),
+    )
+    rankings += [baseline.rank(Documents(dev.texts), 20) for baseline in baselines]
     for ranking in rankings:
         figures = evaluate(ranking, dev.Y, documents.Y, chosen, threshold=0.1)["figures"]
         assert all(np.isfinite(value) for value in figures.values())

@@ -1,0 +1,102 @@
+"""The cascade as a ranker: the network, and the tokenizer whose tokens it was trained on."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from cascadexml.bundle import read_bundle, writing
+from cascadexml.data.tokens import Tokens, tokenize
+from cascadexml.device import pick_device
+from cascadexml.errors import FormatError
+from cascadexml.progress import Progress, silent
+from cascadexml.rankers.base import BATCH_SIZE, PREFIX, Documents
+from cascadexml.rankers.cascade.encoder import load_tokenizer, save_tokenizer
+from cascadexml.rankers.cascade.inference import rank_tokens, rank_tokens_with_vectors
+from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.ranking import Ranking
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+KIND, VERSION = PREFIX + "cascade", 1
+
+
+@dataclass(eq=False)
+class CascadeRanker:
+    """A trained network, ready to rank texts or their tokens.
+
+    A text's scores are the same, to about 1e-6, alone and in any batch. A text that the tokenizer gives nothing but
+    special tokens for has no content. A long text is cut to `max_length` tokens, as in training.
+
+    Attributes:
+        network: on the device that is to do the work.
+        tokenizer: what made the training's tokens.
+        max_length: tokens that a text is cut to, special ones included.
+        batch_size: documents scored at once.
+    """
+
+    network: CascadeXML
+    tokenizer: "PreTrainedTokenizerBase"
+    max_length: int
+    batch_size: int = BATCH_SIZE
+
+    kind: ClassVar = "cascade"
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size is {self.batch_size}, expected at least 1")
+
+    @property
+    def L(self) -> int:  # noqa: N802
+        """How many labels it ranks."""
+        return self.network.tree.L
+
+    def rank(self, documents: Documents, K: int, *, progress: Progress = silent) -> Ranking:
+        """The best K labels of N documents: (N, K), with the network's scores in (0, 1).
+
+        Raises:
+            PredictionError: out of memory, or a text with content gets no label.
+        """
+        return rank_tokens(self.network, self._tokens(documents), K, self.batch_size, progress)
+
+    def rank_with_vectors(
+        self, documents: Documents, K: int, *, progress: Progress = silent
+    ) -> tuple[Ranking, npt.NDArray[np.float32]]:
+        """What `rank` gives, and the (N, d) vectors that the label classifiers read, in one pass."""
+        return rank_tokens_with_vectors(self.network, self._tokens(documents), K, self.batch_size, progress)
+
+    def _tokens(self, documents: Documents) -> Tokens:
+        if documents.tokens is not None:
+            return documents.tokens
+        return tokenize(documents.texts, self.tokenizer, self.max_length)
+
+    def save(self, folder: Path) -> None:
+        """Write a bundle to `folder`: the network's own bundle and the tokenizer's files."""
+        with writing(folder, KIND, VERSION, {"L": self.L, "max_length": self.max_length}) as new:
+            self.network.save(new / "network")
+            save_tokenizer(self.tokenizer, new / "tokenizer", new / "network" / "encoder.json")
+
+    @classmethod
+    def load(cls, folder: Path, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
+        """Read what `save` wrote.
+
+        Args:
+            folder: where it lies, or the bundle that has been verified.
+            device: "cpu", "cuda", "cuda:1", "mps", or "auto": the best one there is, which is logged.
+            batch_size: documents scored at once.
+
+        Raises:
+            FormatError: it is truncated, tampered with, of another kind or version, or its parts do not fit.
+            PredictionError: `device` is not there.
+        """
+        chosen = pick_device(device)
+        found = read_bundle(folder, KIND, VERSION)
+        try:
+            max_length = int(found.meta["max_length"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise FormatError(f"{found.path} does not say how long a text may be ({error!r}): make it again.") from None
+        network = CascadeXML.load(found.path / "network", str(chosen))
+        return cls(network, load_tokenizer(str(found.path / "tokenizer")), max_length, batch_size)

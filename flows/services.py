@@ -32,7 +32,7 @@ import psutil
 from cascadexml.bundle import beside
 from cascadexml.errors import CascadeXMLError
 from flows.processes import ServiceError, end, free_port, is_free, own_path, parent_of
-from flows.store import start_store
+from flows.store import CERTIFICATE, start_store
 
 BUCKET = "cascadexml"
 REGISTRY = f"s3://{BUCKET}/models"
@@ -110,7 +110,7 @@ class Services:
         with self._alone(report):
             if not self._stop(NAMES, report):
                 report("Nothing is running.")
-            for path in (self.credentials, self.local / "environment"):
+            for path in (self.credentials, self.local / "environment", self.local / "s3" / CERTIFICATE):
                 path.unlink(missing_ok=True)
 
     def status(self) -> list[ServiceStatus]:

@@ -8,17 +8,13 @@ from cascadexml.bundle import beside
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
-from cascadexml.device import pick_device
 from cascadexml.errors import DataError
 from cascadexml.evaluation.calibration import Calibration, expected_calibration_error, fit_calibration, suggestions
 from cascadexml.evaluation.examples import examples_page
 from cascadexml.evaluation.plots import draw_evaluation
 from cascadexml.metrics import differences, evaluate
 from cascadexml.progress import console_progress
-from cascadexml.rankers.base import Documents, Ranker
-from cascadexml.rankers.cascade.encoder import load_tokenizer
-from cascadexml.rankers.cascade.network import CascadeXML
-from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.base import Documents, Ranker, load_ranker
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
 from cascadexml.ranking import Ranking
@@ -82,10 +78,8 @@ def main(settings: Settings) -> None:
 def rank(corpus: Corpus, settings: Settings) -> dict[str, dict[str, Ranking]]:
     """Rankings of test, and of dev where there is one, by the model and the baselines."""
     train, L = corpus.splits["train"], corpus.vocabulary.L
-    network = CascadeXML.load(MODEL, str(pick_device(settings.train.device)))
-    tokenizer = load_tokenizer(settings.encoder.name, settings.encoder.revision)
     rankers: dict[str, Ranker] = {
-        OURS: CascadeRanker(network, tokenizer, settings.tokenize.max_length),
+        OURS: load_ranker(MODEL, settings.train.device),
         "tfidf_knn": NearestNeighbours.fit(
             Documents(train.texts), train.Y[:, :L].tocsr(), settings.evaluate.neighbours
         ),

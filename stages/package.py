@@ -31,7 +31,7 @@ def main(settings: Settings) -> None:
     counts = np.bincount(corpus.splits["train"].Y.indices, minlength=len(corpus.vocabulary))
     pack(
         ARTIFACT,
-        model=MODEL,
+        model=MODEL / "network",
         tokenizer=load_tokenizer(settings.encoder.name, settings.encoder.revision),
         max_length=settings.tokenize.max_length,
         vocabulary=corpus.vocabulary,

@@ -6,13 +6,11 @@ from cascadexml.bundle import read_bundle
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
-from cascadexml.device import pick_device
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.reference import HELD_OUT, make_reference
 from cascadexml.progress import console_progress
-from cascadexml.rankers.cascade.encoder import load_tokenizer
-from cascadexml.rankers.cascade.network import KIND, VERSION, CascadeXML
-from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.base import load_ranker
+from cascadexml.rankers.cascade.network import KIND, VERSION
 from stages import CALIBRATION, CORPUS, MODEL, REFERENCE, TOKENS, run
 
 log = logging.getLogger(__name__)
@@ -22,17 +20,15 @@ def main(settings: Settings) -> None:
     """Write the reference that later batches are compared with."""
     corpus = Corpus.load(CORPUS)
     splits = [name for name in HELD_OUT if len(corpus.splits.get(name, ()))]
-    network = CascadeXML.load(MODEL, str(pick_device(settings.train.device)))
-    tokenizer = load_tokenizer(settings.encoder.name, settings.encoder.revision)
     reference = make_reference(
         corpus,
-        CascadeRanker(network, tokenizer, settings.tokenize.max_length),
+        load_ranker(MODEL, settings.train.device),
         Calibration.load(CALIBRATION),
         tokens={name: TokenStore.open(TOKENS / name) for name in splits},
         metadata=settings.drift.metadata,
         records=settings.drift.reference_records,
         seed=settings.seed,
-        model_fingerprint=read_bundle(MODEL, KIND, VERSION).fingerprint,
+        model_fingerprint=read_bundle(MODEL / "network", KIND, VERSION).fingerprint,
         progress=console_progress(),
     )
     reference.save(REFERENCE)

@@ -22,14 +22,14 @@ from torch import Tensor
 from cascadexml import bundle
 from cascadexml.config import EncoderSettings, EvaluateSettings, TrainSettings
 from cascadexml.data.corpus import Corpus
-from cascadexml.data.tokens import TokenStore, length_bucketed
+from cascadexml.data.tokens import TokenStore, length_bucketed, tokenizer_fingerprint
 from cascadexml.device import is_out_of_memory, pick_device
 from cascadexml.errors import ConfigError, TrainingError
 from cascadexml.labels.tree import LabelTree
 from cascadexml.metrics import document_metrics, inverse_propensities, metric_of
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.cascade.centroids import start_at_centroids
-from cascadexml.rankers.cascade.encoder import load_encoder
+from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
 from cascadexml.rankers.cascade.inference import rank_tokens
 from cascadexml.rankers.cascade.network import (
     KIND,
@@ -39,6 +39,7 @@ from cascadexml.rankers.cascade.network import (
     derive_loss_weights,
 )
 from cascadexml.rankers.cascade.positives import LevelPositives
+from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.cascade.warm_start import copy_weights, start_new_labels
 from cascadexml.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from cascadexml.training.distributed import Group, joined
@@ -46,6 +47,7 @@ from cascadexml.training.optimisers import Schedule, build_optimizer
 
 LOG_EVERY = 10
 MICRO_BATCHES_LIMIT = 1_000_003
+GENTLER = "lower train.encoder_lr and train.head_lr, set train.clip_norm, or set train.precision to fp32."
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +78,7 @@ def fit(
     progress: Progress = silent,
     record: Record = lambda step, figures: None,
 ) -> FitResult:
-    """Train a CascadeXML model and write the one that is best on dev to `out`.
+    """Fit the cascade and write the ranker that is best on dev to `out`.
 
     Killed at any moment, the next call with the same arguments goes on from the last checkpoint and ends with the same
     weights, bit for bit on a CPU. With several processes (torchrun) each works on its share of every global batch's
@@ -89,7 +91,7 @@ def fit(
         encoder: which transformer to start from.
         settings: model, loss, optimiser and schedule.
         seed: of initialisation, data order and dropout.
-        out: folder of the model, a bundle that `CascadeXML.load` reads.
+        out: folder of the trained ranker, a bundle that `load_ranker` reads.
         checkpoints: folder under which this run keeps its state, in a folder named by its fingerprint.
         base: the model bundle whose weights a warm start begins with; its labels are the corpus's first, and `tree` is
             its tree with new labels taken in (`extend_tree`). None for a cold start.
@@ -98,7 +100,7 @@ def fit(
 
     Raises:
         TrainingError: out of memory, a loss that is not finite, or a checkpoint of another run.
-        ConfigError: settings that do not fit the encoder, the tree, the base or this machine.
+        ConfigError: settings that do not fit the encoder, the tokens, the tree, the base or this machine.
         EncoderError: the encoder cannot be found or used.
         FormatError: the base or a checkpoint is truncated, tampered with, of another kind or a newer format.
     """
@@ -167,6 +169,12 @@ class Trainer:
             min(self.steps, round(settings.cosine_epochs * self.batches_per_epoch)),
             settings.cycle_beta1,
         )
+        self.tokenizer = load_tokenizer(run.encoder.name, run.encoder.revision)
+        if tokenizer_fingerprint(self.tokenizer) != tokens["train"].tokenizer_fingerprint:
+            raise ConfigError(
+                f"the tokens were not made by the tokenizer of {run.encoder.name}: tokenize again, or set encoder.name "
+                "to the encoder that they were made for."
+            )
         torch.manual_seed(seed)
         transformer = load_encoder(run.encoder.name, run.encoder.revision, settings.encoder_dropout)
         config = derive_config(settings, transformer.config.num_hidden_layers, tree)
@@ -200,7 +208,7 @@ class Trainer:
         if self.group.leads:
             best = self.folder / "best"
             model = CascadeXML.load(best, str(self.device)) if best.exists() else self.model
-            model.save(out)
+            CascadeRanker(model, self.tokenizer, self.tokens["train"].max_length).save(out)
             shutil.rmtree(self.folder, ignore_errors=True)
         return FitResult(position.step, position.best_step, position.best)
 
@@ -297,7 +305,7 @@ class Trainer:
         if not math.isfinite(total):
             raise TrainingError(
                 f"the loss became {total} between steps {max(0, step - LOG_EVERY)} and {step} of {self.steps}: "
-                "lower train.encoder_lr and train.head_lr, set train.clip_norm, or set train.precision to fp32."
+                f"{GENTLER}"
             )
         rate = self.settings.encoder_lr * self.schedule.factor(step - 1)
         speed = documents / max(seconds, 1e-9)
@@ -323,7 +331,7 @@ class Trainer:
     def _evaluate(self, position: Position) -> Position:
         """Measure dev on rank 0, keep the model if it is the best so far, and tell all whether to stop."""
         if self.group.leads:
-            figures = self._dev_metrics()
+            figures = self._dev_metrics(position.step)
             value = figures[self.settings.select]
             self._record(position.step, {f"dev/{name}": figure for name, figure in figures.items()})
             log.info("step %d: dev %s", position.step, " ".join(f"{n} {v:.4f}" for n, v in figures.items()))
@@ -339,7 +347,9 @@ class Trainer:
         stopped = self.group.lead_says(position.stopped, self.device)
         return dataclasses.replace(position, stopped=stopped)
 
-    def _dev_metrics(self) -> dict[str, float]:
+    def _dev_metrics(self, step: int) -> dict[str, float]:
+        if not all(bool(parameter.isfinite().all()) for parameter in self.parameters):
+            raise TrainingError(f"a weight is no finite number after step {step} of {self.steps}: {GENTLER}")
         _, k = metric_of(self.settings.select)
         ks = sorted({1, 3, 5, k})
         with self.autocast:

@@ -24,7 +24,7 @@ def test_trains_packs_and_predicts_what_it_was_shown(
     prepare(tmp_path, small_corpus, architecture)
     knobs = {"epochs": 20, "dropout": [0.0] * 3, "encoder_dropout": 0.0, "select": "P@1", "pooling": pooling}
     result = train(tmp_path, tmp_path / "model", dev="train", **knobs)
-    pack_again(tmp_path / "artifact", tmp_path, small_corpus, max_length=32)
+    pack_again(tmp_path / "artifact", tmp_path, small_corpus, max_length=32, model=tmp_path / "model" / "network")
     shown = small_corpus.splits["train"]
     predictions = Predictor.load(tmp_path / "artifact", device="cpu").predict(shown.texts, top_k=1)
     hits = [shown.Y[n, small_corpus.vocabulary.row(found[0].id)] > 0 for n, found in enumerate(predictions) if found]
@@ -32,5 +32,5 @@ def test_trains_packs_and_predicts_what_it_was_shown(
     assert np.mean(hits) == pytest.approx(result.best)
     assert np.mean(hits) > 3 * shown.Y.mean(0).max()
     batch = TokenStore.open(tmp_path / "tokens" / "train").batch(np.arange(5))
-    labels, _ = CascadeXML.load(tmp_path / "model").rank(batch.input_ids, batch.attention_mask, 1)
+    labels, _ = CascadeXML.load(tmp_path / "model" / "network").rank(batch.input_ids, batch.attention_mask, 1)
     assert [small_corpus.vocabulary.ids[row] for row in labels[:, 0]] == [found[0].id for found in predictions[:5]]

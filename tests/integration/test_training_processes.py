@@ -37,7 +37,7 @@ def run(prepared: Path, out: Path, knobs: dict[str, Any], *launcher: str) -> dic
         command(prepared, out, knobs, *launcher), cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    return load_file(out / "model.safetensors")
+    return load_file(out / "network" / "model.safetensors")
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(prepared: Path, tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def command(prepared: Path, out: Path, *launcher: str, **knobs: Any) -> list[str]:
     knobs = {"checkpoint_minutes": 0.0, "evaluations_per_epoch": 2, "epochs": 1.5, "warm_start": True, **knobs}
-    knobs["base"] = str(prepared / "trained" / "base")
+    knobs["base"] = str(prepared / "trained" / "base" / "network")
     return [*(launcher or (sys.executable,)), "-m", "tests.support.tiny_runs", str(prepared / "run"), str(out),
             json.dumps(knobs)]  # fmt: skip
 
@@ -54,7 +54,7 @@ def command(prepared: Path, out: Path, *launcher: str, **knobs: Any) -> list[str
 def run(command: list[str], out: Path) -> dict[str, torch.Tensor]:
     done = subprocess.run(command, cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
-    return load_file(out / "model.safetensors")
+    return load_file(out / "network" / "model.safetensors")
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(prepared: Path, tmp_path: Path) -> None:

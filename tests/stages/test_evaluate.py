@@ -14,6 +14,7 @@ from cascadexml.errors import DataError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.metrics import evaluate
 from cascadexml.rankers.cascade.encoder import load_tokenizer
+from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.ranking import Ranking
 from stages import CALIBRATION, CORPUS, MODEL, REPORTS, TOKENS
 from stages.evaluate import main
@@ -31,7 +32,7 @@ def lay_out(corpus):
     corpus.save(CORPUS)
     for name, split in corpus.splits.items():
         TokenStore.build(TOKENS / name, split.texts, tokenizer, MAX_LENGTH, processes=1)
-    tiny_model(corpus, encoder).save(MODEL)
+    CascadeRanker(tiny_model(corpus, encoder), tokenizer, MAX_LENGTH).save(MODEL)
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.reference import Reference
 from cascadexml.rankers.cascade.encoder import load_tokenizer
+from cascadexml.rankers.cascade.ranker import CascadeRanker
 from stages import ARTIFACT, CALIBRATION, CORPUS, MODEL, REFERENCE, REPORTS, TOKENS, package, reference
 from tests.support.tiny_artifacts import tiny_metrics, tiny_model
 from tests.support.tiny_encoders import make_tiny_encoder
@@ -26,7 +27,7 @@ def settings(tmp_path: Path, small_corpus: Corpus, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     encoder = make_tiny_encoder("bert", tmp_path / "encoder", layers=2)
     small_corpus.save(CORPUS)
-    tiny_model(small_corpus, encoder).save(MODEL)
+    CascadeRanker(tiny_model(small_corpus, encoder), load_tokenizer("encoder"), 20).save(MODEL)
     Calibration(0.8, -0.2, 0.3).save(CALIBRATION)
     for name in ("dev", "test"):
         TokenStore.build(TOKENS / name, small_corpus.splits[name].texts, load_tokenizer("encoder"), 20)
@@ -73,7 +74,7 @@ def test_what_is_missing_is_named(settings: Settings) -> None:
     with pytest.raises(DataError, match=r"metrics\.json cannot be read"):
         package.main(settings)
     (REPORTS / "metrics.json").write_text("{}")
-    (MODEL / "model.safetensors").unlink()
+    (MODEL / "network" / "model.safetensors").unlink()
     with pytest.raises(FormatError, match=r"model\.safetensors"):
         package.main(settings)
     assert not ARTIFACT.exists()

@@ -1,6 +1,7 @@
 """fit() on real records with a tiny random encoder."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from safetensors.torch import load_file, save_file
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import ConfigError, FormatError, TrainingError
+from cascadexml.rankers.base import Documents, load_ranker
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.training import fit as training
+from tests.support.tiny_encoders import make_tiny_encoder
 from tests.support.tiny_runs import prepare, train
 
 
@@ -23,7 +26,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> 
 
 
 def weights(model: Path) -> dict[str, torch.Tensor]:
-    return load_file(model / "model.safetensors")
+    return load_file(model / "network" / "model.safetensors")
 
 
 def assert_same_bits(one: Path, other: Path) -> None:
@@ -50,7 +53,7 @@ def test_training_learns_what_it_is_shown_and_keeps_the_best(
     dev = [figures["dev/P@1"] for _, figures in seen if "dev/P@1" in figures]
     assert (result.steps, len(dev), result.best) == (400, 40, max(dev))
 
-    model = CascadeXML.load(tmp_path / "model")
+    model = CascadeXML.load(tmp_path / "model" / "network")
     store = TokenStore.open(prepared / "tokens" / "train")
     batch = store.batch(np.arange(len(store)))
     labels, _ = model.rank(batch.input_ids, batch.attention_mask, 1)
@@ -157,6 +160,35 @@ def test_a_loss_that_is_not_finite_stops_with_one_sentence(
     with pytest.raises(TrainingError, match=r"the loss became nan between steps 0 and 10 of 20: lower"):
         train(folder, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+def test_weights_that_diverge_between_two_reports_stop_before_dev_is_ranked(prepared: Path, tmp_path: Path) -> None:
+    knobs = {"head_lr": 1e38, "evaluations_per_epoch": 5, "warmup_epochs": 0.0}
+    with pytest.raises(TrainingError, match=r"a weight is no finite number after step [248] of 20: lower train\.enc"):
+        train(prepared, tmp_path / "model", **knobs)
+    assert not (tmp_path / "model").exists()
+
+
+def test_what_it_writes_is_a_ranker_with_the_tokenizer_of_its_tokens(
+    prepared: Path, tmp_path: Path, small_corpus: Corpus
+) -> None:
+    result = train(prepared, tmp_path / "model", select="P@1")
+    dev = small_corpus.splits["dev"]
+    ranker = load_ranker(tmp_path / "model", "cpu")
+    from_texts = ranker.rank(Documents(dev.texts), 5)
+    from_tokens = ranker.rank(Documents(dev.texts, TokenStore.open(prepared / "tokens" / "dev")), 5)
+    assert np.array_equal(from_texts.labels, from_tokens.labels)
+    assert np.array_equal(from_texts.scores, from_tokens.scores)
+    hits = np.asarray(dev.Y[np.arange(len(dev)), from_texts.labels[:, 0]]).ravel()
+    assert hits.mean() == pytest.approx(result.best)
+
+
+def test_tokens_of_another_tokenizer_are_refused(prepared: Path, tmp_path: Path) -> None:
+    shutil.copytree(prepared, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run" / "encoder")
+    make_tiny_encoder("mpnet", tmp_path / "run" / "encoder")
+    with pytest.raises(ConfigError, match=r"tokens were not made by the tokenizer of .*encoder: tokenize again"):
+        train(tmp_path / "run", tmp_path / "model")
 
 
 def test_running_out_of_memory_is_one_sentence(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,6 +23,7 @@ from cascadexml.labels.features import label_features
 from cascadexml.labels.tree import LabelTree, build_tree, extend_tree, tree_quality
 from cascadexml.metrics import evaluate, frequency_bins, inverse_propensities
 from cascadexml.rankers.base import Documents
+from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.inference import rank_tokens
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.rankers.neighbours import NearestNeighbours
@@ -67,7 +68,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     prepare(folder / "old", before)
     train(folder / "old", folder / "base" / "model", **LEARN)
     prepare(folder / "new", after, base=LabelTree.load(folder / "old" / "tree"))
-    return Runs(folder / "old", folder / "new", folder / "base" / "model", before, after)
+    return Runs(folder / "old", folder / "new", folder / "base" / "model" / "network", before, after)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +76,7 @@ def started(runs: Runs, tmp_path_factory: pytest.TempPathFactory) -> CascadeXML:
     """The base with new labels, before any step."""
     out = tmp_path_factory.mktemp("started") / "model"
     train(runs.new, out, base=runs.base, **START)
-    return CascadeXML.load(out)
+    return CascadeXML.load(out / "network")
 
 
 @torch.no_grad()
@@ -96,12 +97,12 @@ def test_without_new_labels_and_steps_it_ranks_exactly_like_its_base(runs: Runs,
     # Another seed and the other head_init: neither may matter.
     result = train(runs.old, tmp_path / "model", base=runs.base, seed=5, head_init="xavier", **START)
     assert (result.steps, result.best is not None) == (0, True)
-    base, model = CascadeXML.load(runs.base), CascadeXML.load(tmp_path / "model")
+    base, model = CascadeXML.load(runs.base), CascadeXML.load(tmp_path / "model" / "network")
     for split in ("train", "dev"):
         expected, found = (rank_tokens(m, tokens(runs.old, split), 50) for m in (base, model))
         assert np.array_equal(expected.labels, found.labels)
         assert np.array_equal(expected.scores, found.scores)
-    cold = CascadeXML.load(train_cold(runs, tmp_path))
+    cold = CascadeXML.load(train_cold(runs, tmp_path) / "network")
     assert not np.array_equal(rank_tokens(cold, tokens(runs.old, "dev"), 50).labels, expected.labels)
 
 
@@ -176,7 +177,7 @@ def test_an_interrupted_warm_start_goes_on_to_the_same_bits(runs: Runs, tmp_path
     with pytest.raises(Killed):
         train(runs.new, tmp_path / "cut" / "model", base=runs.base, record=die, **knobs)
     train(runs.new, tmp_path / "cut" / "model", base=runs.base, **knobs)
-    one, other = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("whole", "cut"))
+    one, other = (load_file(tmp_path / name / "model" / "network" / "model.safetensors") for name in ("whole", "cut"))
     assert [name for name in one if not torch.equal(one[name], other[name])] == []
 
 
@@ -222,6 +223,9 @@ def test_another_encoder_is_refused(runs: Runs, tmp_path: Path, architecture: st
     shutil.copytree(runs.new, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "encoder")
     make_tiny_encoder(architecture, tmp_path / "run" / "encoder", layers)
+    tokenizer = load_tokenizer(str(tmp_path / "run" / "encoder"))
+    for name in ("train", "dev"):
+        TokenStore.build(tmp_path / "run" / "tokens" / name, runs.after.splits[name].texts, tokenizer, 32, processes=1)
     with pytest.raises(ConfigError, match=said):
         train(tmp_path / "run", tmp_path / "model", base=runs.base, **START)
 
@@ -266,12 +270,12 @@ def test_labels_that_have_no_document_any_more_break_nothing(runs: Runs, tmp_pat
 
     prepare(tmp_path / "run", corpus, base=LabelTree.load(runs.new / "tree"))
     train(runs.new, tmp_path / "base" / "model", base=runs.base, **START)
-    train(tmp_path / "run", tmp_path / "warm" / "model", base=tmp_path / "base" / "model",
+    train(tmp_path / "run", tmp_path / "warm" / "model", base=tmp_path / "base" / "model" / "network",
           **{**START, "epochs": 0.5, "select": "PSP@5"})  # fmt: skip
     train(tmp_path / "run", tmp_path / "cold" / "model", **{**LEARN, "epochs": 0.5, "select": "PSP@5"})
     chosen = EvaluateSettings(bootstrap_samples=10)
-    rankings = [rank_tokens(CascadeXML.load(tmp_path / name / "model"), tokens(tmp_path / "run", "dev"), 20)
-                for name in ("warm", "cold")]  # fmt: skip
+    models = (CascadeXML.load(tmp_path / name / "model" / "network") for name in ("warm", "cold"))
+    rankings = [rank_tokens(model, tokens(tmp_path / "run", "dev"), 20) for model in models]
     baselines = (
         Popularity.fit(documents.Y),
         NearestNeighbours.fit(Documents(documents.texts), documents.Y, 5),

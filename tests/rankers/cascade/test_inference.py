@@ -78,6 +78,7 @@ def test_special_tokens_alone_are_no_content(model: CascadeXML, encoder: Path, t
             model, tokens, K, 1, lambda what, done, total, _, told=told: told.append((done, total))
         )
         assert (ranking.labels[[1, 2]] == NO_LABEL).all() and (ranking.labels[[0, 3]] != NO_LABEL).all()
+        assert np.isneginf(ranking.scores[[1, 2]]).all() and np.isfinite(ranking.scores[[0, 3]]).all()
         assert not vectors[[1, 2]].any() and vectors[[0, 3]].any()
         assert told == [(1, 2), (2, 2)], "and no time is spent on them"
 

@@ -14,7 +14,8 @@ from cascadexml.data.accepted import add_batches, read_batches
 from cascadexml.data.readers import read
 from cascadexml.data.splitting import fill_splits, limit_splits
 from cascadexml.progress import console_progress
-from cascadexml.storage.fetch import fetch, public_name
+from cascadexml.storage.addresses import public_name
+from cascadexml.storage.fetch import fetch
 from stages import ACCEPTED, DATA, RAW, run
 
 # Outside the stage's outs, which DVC removes before it runs: so that a broken download is resumed.

@@ -34,7 +34,7 @@ from cascadexml.monitoring.reference import Profile, Reference, make_profile, me
 from cascadexml.progress import Progress, silent
 from cascadexml.quality.rules import COLUMNS, damaged, rejects_table, repeats, screen, trimmed
 from cascadexml.rankers.base import Documents
-from cascadexml.storage.fetch import public_name
+from cascadexml.storage.addresses import public_name
 
 log = logging.getLogger(__name__)
 

@@ -21,6 +21,8 @@ from urllib.parse import unquote, urlsplit
 from cascadexml import bundle
 from cascadexml.errors import DataError
 from cascadexml.progress import Progress, silent
+from cascadexml.storage.addresses import public_name, queries_kept_from_logs
+from cascadexml.storage.s3 import EndpointError, reason, s3_client
 
 ATTEMPTS = 6
 BACKOFF_SECONDS = 0.5
@@ -53,7 +55,7 @@ def fetch(source: str, folder: Path, sha256: str | None = None, progress: Progre
             what no archive of data should: paths that lead outside, links, devices, or far more than its size.
     """
     show = progress or silent
-    scheme = urlsplit(source).scheme.lower() if "://" in source else ""
+    scheme = _scheme(source)
     if scheme in ("http", "https"):
         path = _fetch_http(source, folder, show)
     elif scheme == "s3":
@@ -73,12 +75,14 @@ def fetch(source: str, folder: Path, sha256: str | None = None, progress: Progre
     return path
 
 
-def public_name(source: str) -> str:
-    """The source without what may be secret: user, password and query (signed URLs carry a signature there)."""
+def _scheme(source: str) -> str:
+    """The scheme of an address, or nothing for a local path."""
     if "://" not in source:
-        return source
-    parts = urlsplit(source)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        return ""
+    try:
+        return urlsplit(source).scheme.lower()
+    except ValueError:
+        raise DataError(f"{public_name(source)} is no address: expected http(s)://host/path or s3://bucket.") from None
 
 
 def _check_sha256(path: Path, expected: str, source: str, downloaded: bool) -> None:
@@ -197,40 +201,37 @@ def _fetch_http(url: str, folder: Path, show: Progress) -> Path:
         same = etag if etag.startswith('"') else response.headers.get("Last-Modified")
         return _Stream(at, at + int(length) if length else None, same, blocks(response))
 
-    with session:
+    with session, queries_kept_from_logs():
         _download(open_stream, target, folder / "state", name, show)
     return target
 
 
 def _fetch_s3(source: str, folder: Path, show: Progress) -> Path:
-    import boto3
-    from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    parts = urlsplit(source, allow_fragments=False)
+    parts, name = urlsplit(source, allow_fragments=False), public_name(source)
     bucket, key = parts.netloc, source.partition("://")[2].partition("/")[2]
     if not bucket:
-        raise DataError(f"{source} names no bucket: expected s3://bucket/key.")
+        raise DataError(f"{name} names no bucket: expected s3://bucket/key.")
+    if "@" in bucket:
+        raise DataError(f"{name} was given with a password: take it out, AWS_SECRET_ACCESS_KEY is the place for it.")
+    endpoint = None
     try:
-        # A session of its own: the default one remembers credentials for the life of the process.
-        client = boto3.session.Session().client(
-            "s3", config=Config(retries={"mode": "standard", "max_attempts": ATTEMPTS})
-        )
+        client = s3_client(retries={"mode": "standard", "max_attempts": ATTEMPTS})
+        endpoint = client.meta.endpoint_url
         pages = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=key)
         keys = [item["Key"] for page in pages for item in page.get("Contents", [])]
-    except (BotoCoreError, ClientError) as error:
-        raise DataError(
-            f"{source} cannot be listed ({error}): check bucket, credentials and AWS_ENDPOINT_URL."
-        ) from None
+    except (BotoCoreError, ClientError, EndpointError) as error:
+        raise DataError(f"{name} cannot be listed: {reason(error, endpoint)}.") from None
     files, state = folder / "files", folder / "state"
     if key in keys and not key.endswith("/"):
         wanted = {key: files / PurePosixPath(key).name}
     else:
         prefix = f"{key.rstrip('/')}/" if key else ""
         below = [k for k in keys if k.startswith(prefix) and not k.endswith("/")]
-        wanted = {k: files / _safe_path(k.removeprefix(prefix), source) for k in below}
+        wanted = {k: files / _safe_path(k.removeprefix(prefix), name) for k in below}
     if not wanted:
-        raise DataError(f"{source} is neither an object nor a prefix with objects below it: check the key.")
+        raise DataError(f"{name} is neither an object nor a prefix with objects below it: check the key.")
     for each, target in wanted.items():
 
         def open_stream(start: int, validator: str | None, complete: bool, each: str = each) -> _Stream:
@@ -247,9 +248,9 @@ def _fetch_s3(source: str, folder: Path, show: Progress) -> Path:
                     return _Stream(0, None, validator, iter(()), unchanged=True)
                 if status in (412, 416) and start:
                     return open_stream(0, None, False)
-                raise DataError(f"s3://{bucket}/{each} cannot be fetched ({error}): check key and access.") from None
+                raise DataError(f"s3://{bucket}/{each} cannot be fetched: {reason(error, endpoint)}.") from None
             except BotoCoreError as error:
-                raise _Interrupted(str(error)) from None
+                raise _Interrupted(type(error).__name__) from None
             return _Stream(start, start + answer["ContentLength"], answer["ETag"], blocks(answer["Body"]))
 
         def blocks(body: Any) -> Iterator[bytes]:

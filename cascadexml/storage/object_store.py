@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 
 from cascadexml.config import RegistrySettings
 from cascadexml.errors import DataError, NotFoundError, RegistryError
-from cascadexml.storage.fetch import public_name
+from cascadexml.storage.s3 import EndpointError, is_missing, reason, s3_client
 
 BLOCK = 1 << 20
 PART = 16 << 20
@@ -76,23 +76,19 @@ class ObjectStore:
 
     def __init__(self, bucket: str, settings: RegistrySettings) -> None:
         try:
-            import boto3
-            from botocore.config import Config
             from botocore.exceptions import BotoCoreError
         except ImportError:
             raise RegistryError('s3:// needs boto3, which is not installed: pip install "cascadexml[s3]".') from None
         self.bucket = bucket
         self.settings = settings
-        config = Config(
-            connect_timeout=settings.connect_timeout,
-            read_timeout=settings.read_timeout,
-            retries={"mode": "standard", "total_max_attempts": settings.attempts},
-            max_pool_connections=settings.workers + 2,
-        )
         try:
-            # A session of its own: the default one remembers credentials for the life of the process.
-            self._client: Any = boto3.session.Session().client("s3", config=config)
-        except (BotoCoreError, ValueError) as error:
+            self._client: Any = s3_client(
+                connect_timeout=settings.connect_timeout,
+                read_timeout=settings.read_timeout,
+                retries={"mode": "standard", "total_max_attempts": settings.attempts},
+                max_pool_connections=settings.workers + 2,
+            )
+        except (BotoCoreError, EndpointError) as error:
             raise _sentence(error, f"s3://{bucket}", "reached", None) from None
 
     def uri(self, key: str) -> str:
@@ -401,59 +397,6 @@ def _broken_streams() -> tuple[type[Exception], ...]:
     return (HTTPClientError, IncompleteReadError, FlexibleChecksumError, HTTPError, ConnectionError, TimeoutError)
 
 
-_CODES = {
-    "NoSuchBucket": "the bucket does not exist; create it, or check the URI and AWS_ENDPOINT_URL",
-    "InvalidAccessKeyId": "the server does not know this access key; check AWS_ACCESS_KEY_ID or AWS_PROFILE",
-    "SignatureDoesNotMatch": "the secret key does not belong to the access key; check AWS_SECRET_ACCESS_KEY",
-    "ExpiredToken": "the credentials have expired; get new ones",
-    "InvalidToken": "the session token is not valid; check AWS_SESSION_TOKEN",
-    "RequestTimeTooSkewed": "this machine's clock is wrong; set it",
-    "RequestExpired": "this machine's clock is wrong; set it",
-    "AuthorizationHeaderMalformed": "the region is wrong; set AWS_DEFAULT_REGION to the bucket's",
-    "PermanentRedirect": "the bucket lies in another region; set AWS_DEFAULT_REGION to it",
-    "BadDigest": "the bytes were damaged on the way; try again",
-    "XAmzContentSHA256Mismatch": "the bytes were damaged on the way; try again",
-    "InvalidBucketName": "this is no bucket's name; check the URI",
-}
-
-
 def _sentence(error: Exception, uri: str, what: str, endpoint: str | None) -> RegistryError:
-    """The one place where boto's errors become sentences. What boto says is left out: it may hold what is secret."""
-    from botocore import exceptions as boto
-
-    at = f" at {public_name(endpoint)}" if endpoint else ""
-    kind: type[RegistryError] = RegistryError
-    if isinstance(error, boto.ClientError):
-        code = str(error.response.get("Error", {}).get("Code", "unknown"))
-        status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
-        if code in _CODES:
-            why = _CODES[code]
-        elif code in ("NoSuchKey", "NoSuchVersion") or status == 404:
-            kind, why = NotFoundError, "there is no such object"
-        elif status == 403:
-            why = "access denied; check the credentials, or get them the rights that docs/registry.md lists"
-        elif status in (429, 503) or status >= 500:
-            why = f"the server is failing or overloaded ({status} {code}); try again later"
-        else:
-            why = f"the server refused it ({status} {code}); check the registry's settings"
-    elif isinstance(error, boto.NoCredentialsError | boto.PartialCredentialsError):
-        why = "no credentials were found; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-    elif isinstance(error, boto.CredentialRetrievalError | boto.TokenRetrievalError | boto.SSOError):
-        why = "the credentials cannot be fetched or have expired; log in again"
-    elif isinstance(error, boto.ProfileNotFound | boto.ConfigNotFound | boto.ConfigParseError):
-        why = "the AWS configuration lacks what AWS_PROFILE names; check it"
-    elif isinstance(error, boto.ConnectTimeoutError | boto.ReadTimeoutError | TimeoutError):
-        why = f"the server{at} did not answer in time; check network and AWS_ENDPOINT_URL"
-    elif isinstance(error, boto.SSLError):
-        why = f"the server{at} has no valid certificate; check AWS_ENDPOINT_URL and AWS_CA_BUNDLE"
-    elif isinstance(error, boto.HTTPClientError | boto.EndpointConnectionError | boto.ConnectionError | OSError):
-        why = f"the server{at} cannot be reached ({type(error).__name__}); check network and AWS_ENDPOINT_URL"
-    elif isinstance(error, boto.FlexibleChecksumError | boto.IncompleteReadError):
-        why = "its bytes were damaged on the way; try again"
-    elif isinstance(error, ValueError) and not isinstance(error, boto.BotoCoreError):
-        why = "the endpoint is no URL; check AWS_ENDPOINT_URL"
-    elif isinstance(error, boto.ParamValidationError):
-        why = "it is no valid name for a bucket or object; check the URI"
-    else:
-        why = f"{type(error).__name__}; check the AWS_ variables and ~/.aws/config"
-    return kind(f"{uri} cannot be {what}: {why}.")
+    kind = NotFoundError if is_missing(error) else RegistryError
+    return kind(f"{uri} cannot be {what}: {reason(error, endpoint)}.")

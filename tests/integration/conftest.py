@@ -24,6 +24,33 @@ SMALL = (
 )
 
 
+# Files whose tests share a finished project share a process too; the longest groups begin first. All others are groups
+# of their own.
+GROUPS = {
+    "test_flows": "flows",
+    "test_ui": "flows",
+    "test_pipeline": "pipeline",
+    "test_readme": "pipeline",
+    "test_warm_start": "pipeline",
+}
+LONGEST_FIRST = ("flows", "pipeline", "test_services")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Tell xdist (`--dist loadgroup`) which tests stay together: those of a file, or of several with one project."""
+
+    def group(item: pytest.Item) -> str:
+        return GROUPS.get(item.path.stem, item.path.stem)
+
+    def place(item: pytest.Item) -> int:
+        return LONGEST_FIRST.index(group(item)) if group(item) in LONGEST_FIRST else len(LONGEST_FIRST)
+
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(pytest.mark.xdist_group(group(item)))
+    items.sort(key=place)
+
+
 @dataclass(frozen=True)
 class Project:
     """A git repository with a copy of the working tree and the environment that runs the tests."""

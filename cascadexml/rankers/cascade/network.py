@@ -284,10 +284,11 @@ class CascadeXML(nn.Module):
         """Read what `save` wrote, ready for `rank`.
 
         Raises:
-            FormatError: the folder is truncated, tampered with, of another kind or a newer format, or its parts do not
-                fit each other.
+            FormatError: the folder is truncated, tampered with, of another kind or a newer format, its parts do not fit
+                each other, or a weight is NaN or infinite.
         """
         bundle.read_bundle(path, KIND, VERSION)
+        file = path / "model.safetensors"
         try:
             fields: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
             for name in ("taps", "dropout", "shortlist"):
@@ -295,10 +296,17 @@ class CascadeXML(nn.Module):
             config = ModelConfig(**fields)
             encoder = transformer_from_config(read_encoder_config(path / "encoder.json"))
             model = cls(encoder, LabelTree.load(path / "tree"), config)
-            model.load_state_dict(load_file(path / "model.safetensors"))
+            weights = load_file(file)
+            model.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise FormatError(f"{path} does not hold a CascadeXML model whose parts fit ({reason}).") from None
+        for name, value in weights.items():
+            if not value.isfinite().all():
+                raise FormatError(
+                    f"{file} holds a weight that is NaN or infinite in {name}, which ranks nothing: fetch or train "
+                    "the model again."
+                )
         return model.eval().to(device)
 
 

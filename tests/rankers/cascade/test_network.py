@@ -181,6 +181,22 @@ def test_a_damaged_model_is_refused(tiny_bert: Path, tmp_path: Path) -> None:
         CascadeXML.load(tmp_path / "nothing")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("name", ["encoder.embeddings.word_embeddings.weight", "_heads.1.bias"])
+def test_weights_that_are_no_numbers_are_refused_by_file_and_tensor(
+    tiny_bert: Path, tmp_path: Path, name: str, value: float
+) -> None:
+    model = make_model(tiny_bert, [4]).float()
+    with torch.no_grad():
+        model.state_dict()[name].view(-1)[5] = value
+    model.save(tmp_path / "model")
+    with pytest.raises(FormatError) as refusal:
+        CascadeXML.load(tmp_path / "model")
+    said = str(refusal.value)
+    assert said.startswith(f"{tmp_path}/model/model.safetensors holds a weight that is NaN or infinite in {name}")
+    assert "\n" not in said
+
+
 def test_freezing_leaves_the_upper_layers_and_the_heads(tiny_bert: Path) -> None:
     model = make_model(tiny_bert, [4])
     model.freeze(2)

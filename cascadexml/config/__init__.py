@@ -11,9 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from cascadexml.config.metric_names import guard_of, metric_of
 from cascadexml.errors import ConfigError
-from cascadexml.evaluation.judgement import guard_of
-from cascadexml.metrics import metric_of
 
 
 def _knob(default: Any, *, low: float | None = None, high: float | None = None) -> Any:

@@ -23,6 +23,7 @@ import numpy.typing as npt
 import pyarrow as pa
 from scipy import sparse
 
+from cascadexml.config.metric_names import guard_of
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError
 from cascadexml.metrics import (
@@ -33,7 +34,6 @@ from cascadexml.metrics import (
     document_ratios,
     frequency_bins,
     inverse_propensities,
-    metric_of,
     resampled,
 )
 from cascadexml.ranking import NO_LABEL, Ranking
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-BINS = ("head", "torso", "tail", "unseen")
 MOST_VALUES = 1000
 """Values that a slice column may have: one with more, such as a title, names documents rather than kinds of them."""
 
@@ -139,23 +138,6 @@ class Judgement:
             "left_out": dict(self.left_out or {}),
             "notes": list(self.notes),
         }
-
-
-def guard_of(name: str) -> tuple[str | None, str, int]:
-    """Take a figure's name apart: "PSP@5" is (None, "PSP", 5); "tail:R@20", on one bin's labels, is ("tail", "R", 20).
-
-    Raises:
-        ConfigError: there is no such metric or bin, or the metric has no figure by bin.
-    """
-    bin_, colon, metric = name.rpartition(":")
-    family, k = metric_of(metric)
-    if not colon:
-        return None, family, k
-    if bin_ not in BINS:
-        raise ConfigError(f"there is no bin of labels {bin_!r} in {name!r}, expected one of {', '.join(BINS)}.")
-    if family != "R":
-        raise ConfigError(f"{name!r} asks for {family} by bin, expected R: only recall is a bin's own, '{bin_}:R@{k}'.")
-    return bin_, family, k
 
 
 def translate(ranking: Ranking, source: Vocabulary, target: Vocabulary) -> Ranking:

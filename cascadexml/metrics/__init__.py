@@ -9,8 +9,6 @@ Columns of Y that the ranker cannot rank (labels unseen in train) stay in every 
 labels scores 0 on everything and stays in the mean, as in scikit-learn's `ndcg_score`.
 """
 
-import difflib
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,8 +24,6 @@ if TYPE_CHECKING:
 
 Float64 = npt.NDArray[np.float64]
 Bool = npt.NDArray[np.bool_]
-
-FAMILIES = ("P", "R", "F1", "nDCG", "PSP", "PSnDCG")
 
 _DOCUMENTS_A_CHUNK = 1 << 16
 _CELLS_A_CHUNK = 1 << 24
@@ -47,24 +43,6 @@ class Difference(NamedTuple):
     low: Float64
     high: Float64
     p_value: Float64
-
-
-def metric_of(name: str) -> tuple[str, int]:
-    """Take a metric's name such as "nDCG@5" apart into its family and k.
-
-    Raises:
-        ConfigError: there is no such metric; the nearest right name is given.
-    """
-    family, _, k = name.partition("@")
-    if family in FAMILIES and re.fullmatch(r"[1-9][0-9]*", k):
-        return family, int(k)
-    by_case = {known.lower(): known for known in FAMILIES}
-    near = by_case[difflib.get_close_matches(family.lower(), by_case, n=1, cutoff=0.0)[0]]
-    digits = re.search(r"[1-9][0-9]*", k or name[len(near) :])
-    raise ConfigError(
-        f"there is no metric {name!r}, expected one of {', '.join(FAMILIES)} with '@' and a whole number from 1; "
-        f"the nearest is '{near}@{digits.group() if digits else 5}'."
-    )
 
 
 def inverse_propensities(Y_train: sparse.csr_matrix, A: float, B: float) -> Float64:

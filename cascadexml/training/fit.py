@@ -21,12 +21,13 @@ from torch import Tensor
 
 from cascadexml import bundle
 from cascadexml.config import EncoderSettings, EvaluateSettings, TrainSettings
+from cascadexml.config.metric_names import metric_of
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore, length_bucketed, tokenizer_fingerprint
 from cascadexml.device import is_out_of_memory, pick_device
 from cascadexml.errors import ConfigError, TrainingError
 from cascadexml.labels.tree import LabelTree
-from cascadexml.metrics import document_metrics, inverse_propensities, metric_of
+from cascadexml.metrics import document_metrics, inverse_propensities
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.cascade.centroids import start_at_centroids
 from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer

@@ -14,7 +14,7 @@ from scipy import sparse
 from cascadexml.config import EvaluateSettings, JudgeSettings, settings_from
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError
-from cascadexml.evaluation.judgement import guard_of, judge, render, slices_of, translate
+from cascadexml.evaluation.judgement import judge, render, slices_of, translate
 from cascadexml.ranking import NO_LABEL, Ranking
 
 EVALUATE = EvaluateSettings(ks=[1, 5], top_k=20, bootstrap_samples=200, torso=12, head=40)
@@ -340,18 +340,6 @@ def test_columns_that_make_no_slices_are_refused():
         slices_of(pa.table({"title": [str(n) for n in range(1001)]}), ["title"])
     with pytest.raises(ConfigError, match="'tags', which holds lists"):
         slices_of(pa.table({"tags": [["a"], ["b"]]}), ["tags"])
-
-
-def test_names_of_guards():
-    assert guard_of("PSP@5") == (None, "PSP", 5)
-    assert guard_of("tail:R@20") == ("tail", "R", 20)
-    for name, said in (
-        ("tial:R@5", "no bin of labels 'tial'"),
-        ("tail:P@5", "'tail:R@5'"),
-        ("tail:R", "no metric 'R'"),
-    ):
-        with pytest.raises(ConfigError, match=said):
-            guard_of(name)
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,6 @@ from cascadexml.metrics import (
     hit_matrix,
     inverse_propensities,
     macro_f1,
-    metric_of,
     paired_bootstrap,
     threshold_ratio,
 )
@@ -306,19 +305,3 @@ def test_a_ranking_cut_shorter_than_k_is_refused():
     Y = sparse.csr_matrix(np.eye(3))
     with pytest.raises(ConfigError, match=r"top_k is 5.*ks \(20\)"):
         evaluate(Ranking.from_scores(np.eye(3), 3), Y, Y, EvaluateSettings(top_k=5))
-
-
-@pytest.mark.parametrize("name", ["P@1", "nDCG@5", "PSP@3", "R@100", "F1@5", "PSnDCG@10"])
-def test_metric_names_are_taken_apart(name):
-    family, k = metric_of(name)
-    assert f"{family}@{k}" == name
-
-
-@pytest.mark.parametrize(
-    ("name", "nearest"),
-    [("ndcg@5", "nDCG@5"), ("NDGC@3", "nDCG@3"), ("P1", "P@1"), ("PSP@0", "PSP@5"), ("precision", "P"), ("", "@")],
-)
-def test_unknown_metric_names_are_refused_with_the_nearest(name, nearest):
-    with pytest.raises(ConfigError, match="there is no metric") as refusal:
-        metric_of(name)
-    assert nearest in str(refusal.value).rpartition("nearest is")[2]

@@ -150,6 +150,7 @@ def test_a_text_without_content_gets_no_label(ranker: Ranker, texts: list[str], 
 
 def test_no_documents_give_an_empty_ranking(ranker: Ranker) -> None:
     assert ranker.rank(Documents([]), K).shape == (0, K)
+    assert ranker.rank(Documents(["some text"]), 0).shape == (1, 0)
 
 
 def test_documents_already_tokenised_rank_as_their_texts(

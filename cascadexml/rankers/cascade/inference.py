@@ -85,7 +85,7 @@ def _refuse_without_label(
     rows: npt.NDArray[np.int64], labels: npt.NDArray[np.int32], scores: npt.NDArray[np.float32]
 ) -> None:
     """Content always has a best label: without one the weights, or what came of them, are no numbers."""
-    lost = rows[(labels == NO_LABEL).all(axis=1) | np.isnan(scores).any(axis=1)]
+    lost = rows[(labels[:, :1] == NO_LABEL).any(axis=1) | np.isnan(scores).any(axis=1)]
     if lost.size:
         raise PredictionError(
             f"text {lost.min()} has content and yet gets no label, because the network gives it no score that is a "

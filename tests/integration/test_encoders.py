@@ -8,7 +8,7 @@ import pytest
 
 pytestmark = pytest.mark.integration
 
-LOAD = "from cascadexml.encoders import load_encoder\nload_encoder('no-such-owner/no-such-encoder')"
+LOAD = "from cascadexml.rankers.cascade.encoder import load_encoder\nload_encoder('no-such-owner/no-such-encoder')"
 
 TOKENIZE = """
 import sys, transformers

@@ -59,13 +59,14 @@ def models(tmp_path_factory: pytest.TempPathFactory, sample_dir: Path) -> Models
         (folder / name).mkdir()
         train(folder, folder / name / "model", epochs=epochs, head_init=start, warmup_epochs=0.1)
         shutil.copytree(folder / "encoder", folder / name / "encoder")
-        pack_again(folder / name / "artifact", folder / name, corpus)
+        pack_again(folder / name / "artifact", folder / name, corpus, model=folder / name / "model" / "network")
     # Half of its labels carry ids that the corpus does not have.
     renamed = tuple(f"old:{i}" if row % 2 else i for row, i in enumerate(corpus.vocabulary.ids))
     pack_again(
         folder / "foreign" / "artifact",
         folder / "good",
         corpus,
+        model=folder / "good" / "model" / "network",
         vocabulary=Vocabulary(renamed, corpus.vocabulary.names, corpus.vocabulary.L),
         origin=Origin(name="foreign", data_fingerprint="f" * 64),
     )

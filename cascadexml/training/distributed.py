@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 
@@ -22,10 +22,11 @@ class Group:
         """Whether this process evaluates, saves and reports."""
         return self.rank == 0
 
-    def sum_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
-        """Add up every process's gradients, in one message; a missing gradient counts as zero."""
+    def sum_gradients(self, tensors: Sequence[Tensor]) -> None:
+        """Add up every process's gradients of trained tensors, in one message; a missing one counts as zero."""
         if self.size == 1:
             return
+        parameters = [tensor for tensor in tensors if tensor.requires_grad]
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -48,11 +49,11 @@ class Group:
         distributed.broadcast(flag, src=0)
         return bool(flag.item())
 
-    def copy_from_lead(self, module: nn.Module) -> None:
-        """Give every process rank 0's parameters and buffers."""
+    def copy_from_lead(self, tensors: Sequence[Tensor]) -> None:
+        """Give every process rank 0's values, in place."""
         if self.size > 1:
-            for value in module.state_dict().values():
-                distributed.broadcast(value, src=0)
+            for tensor in tensors:
+                distributed.broadcast(tensor.detach(), src=0)
 
 
 @contextmanager

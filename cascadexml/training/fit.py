@@ -182,7 +182,7 @@ class Trainer:
         self.model = CascadeXML(transformer, tree, config).to(device)
         self.model.freeze(settings.freeze_layers)
         self.parameters = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(self.model.encoder, self.model.learned_from_scratch, settings)
+        self.optimizer = build_optimizer(self.model, settings)
         self.positives = LevelPositives(corpus.splits["train"].Y, tree)
         self.loss_weights = torch.tensor(derive_loss_weights(settings, tree), device=device)
         bf16 = settings.precision == "bf16" or (
@@ -227,7 +227,7 @@ class Trainer:
             with self._out_of_memory_said():
                 if self.group.leads:
                     self._start_rows(first)
-                self.group.copy_from_lead(self.model)
+                self.group.copy_from_lead(self.model.replicated)
         if self.steps == 0 and self.selects:
             return self._evaluate(Position())
         return Position()
@@ -295,7 +295,7 @@ class Trainer:
             total = (levels * self.loss_weights).sum()
             total.backward()  # type: ignore[no-untyped-call]
             losses += torch.cat([levels.detach(), total.detach().unsqueeze(0)])
-        self.group.sum_gradients(self.parameters)
+        self.group.sum_gradients(self.model.replicated)
         if self.settings.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.settings.clip_norm)
         self.optimizer.step()

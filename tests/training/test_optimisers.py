@@ -1,13 +1,18 @@
 """The schedule's three phases and the parameter groups."""
 
 import itertools
+from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from scipy import sparse
 
 from cascadexml.config import TrainSettings
+from cascadexml.labels.tree import build_tree
+from cascadexml.rankers.cascade.encoder import load_encoder
+from cascadexml.rankers.cascade.network import CascadeXML, ModelConfig
 from cascadexml.training.optimisers import Schedule, build_optimizer
+from tests.support.tiny_encoders import make_tiny_encoder
 
 
 def test_rate_rises_stays_flat_and_falls_to_nearly_zero_while_beta1_goes_the_other_way() -> None:
@@ -29,19 +34,20 @@ def test_phases_may_be_missing_or_overlap() -> None:
     assert all(0 < factor <= 1 for factor in overlapping)
 
 
-def test_groups_hold_every_trained_parameter_once_with_the_paper_s_decay() -> None:
-    encoder = nn.Sequential(nn.Linear(3, 3), nn.LayerNorm(3), nn.Linear(3, 3))
-    encoder[0].weight.requires_grad_(False)
-    head = nn.Linear(3, 2)
+def test_groups_hold_every_trained_parameter_once_with_the_paper_s_decay(tmp_path: Path) -> None:
+    tree = build_tree(sparse.random(23, 40, 0.3, "csr", random_state=0), [4], seed=0)
     settings = TrainSettings(encoder_lr=1e-4, head_lr=1e-3, encoder_weight_decay=0.05, head_weight_decay=0.005)
-    optimizer = build_optimizer(encoder, [head], settings)
+    encoder = load_encoder(str(make_tiny_encoder("bert", tmp_path / "encoder")), dropout=0.0)
+    model = CascadeXML(encoder, tree, ModelConfig(((1, 2), (4,)), (0.1, 0.1), (4,), "mean", "leaf"))
+    model.freeze(1)
+    optimizer = build_optimizer(model, settings)
     found = {id(p): (g["peak_lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
-    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(found) == 7
-    assert id(encoder[0].weight) not in found
-    assert found[id(encoder[2].weight)] == (1e-4, 0.05)
-    assert found[id(encoder[1].weight)] == found[id(encoder[2].bias)] == (1e-4, 0.0)
-    assert found[id(head.weight)] == (1e-3, 0.005)
-    assert found[id(head.bias)] == (1e-3, 0.0)
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert sum(len(g["params"]) for g in optimizer.param_groups) == len(found) == len(trained)
+    assert not any(".layer.0." in name for name in trained)
+    for name, parameter in trained.items():
+        lr, decay = (1e-4, 0.05) if name.startswith("encoder.") else (1e-3, 0.005)
+        assert found[id(parameter)] == (lr, 0.0 if "bias" in name or "LayerNorm" in name else decay), name
     Schedule(10, 5, 0).apply(optimizer, 0)
     assert [g["lr"] for g in optimizer.param_groups] == pytest.approx(
         [g["peak_lr"] / 5 for g in optimizer.param_groups]

@@ -16,6 +16,7 @@ from torch.nn import functional
 
 from cascadexml.data.tokens import TokenStore, length_bucketed
 from cascadexml.progress import Progress
+from cascadexml.rankers.cascade.heads import Head, blocks
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.rankers.cascade.positives import LevelPositives
 
@@ -41,23 +42,26 @@ def start_at_centroids(
     sampled = sample_vectors(model, tokens, batch_size, seed)
     means = [x.mean(0) for x in sampled]
     spreads = [(x - mean).norm(dim=1).mean().clamp(min=1e-6) for x, mean in zip(sampled, means, strict=True)]
-    sums = [torch.zeros_like(head.weight, dtype=torch.float32) for head in model.heads]
-    counts = [torch.zeros_like(head.bias, dtype=torch.float32) for head in model.heads]
+    counts = [torch.zeros(head.slots.numel(), device=device) for head in model.heads]
+    for head in model.heads:
+        head.start_at_zero()
     done = 0
     for rows in length_bucketed(tokens.lengths, batch_size):
         batch = tokens.batch(rows)
         vectors = model.vectors(batch.input_ids.to(device), batch.attention_mask.to(device))
         for r, (documents, slots) in enumerate(positives.batch(rows, device)):
             units = functional.normalize(vectors[r].float() - means[r], dim=1)
-            sums[r].index_add_(0, slots, units[documents])
+            model.heads[r].add_to_rows(slots, units[documents])
             counts[r].index_add_(0, slots, torch.ones_like(slots, dtype=torch.float32))
         done += rows.size
         progress("centroids", done, N, {})
     for r, head in enumerate(model.heads):
-        rows_of_head = CONCENTRATION / spreads[r] * functional.normalize(sums[r], dim=1)
-        bias = torch.log(counts[r].clamp(min=0.5) / N) - rows_of_head @ means[r]
-        bias -= _surplus(sampled[r], rows_of_head, bias, head.valid, float(counts[r].sum()) / N)
-        head.start_at(rows_of_head, bias)
+        for slots in blocks(head.slots):
+            sums, _ = head.rows(slots)
+            directions = CONCENTRATION / spreads[r] * functional.normalize(sums, dim=1)
+            priors = torch.log(counts[r][slots].clamp(min=0.5) / N)
+            head.set_rows(slots, directions, priors - directions @ means[r])
+        head.shift_biases(-_surplus(head, sampled[r], float(counts[r].sum()) / N))
 
 
 @torch.no_grad()
@@ -72,10 +76,10 @@ def sample_vectors(model: CascadeXML, tokens: TokenStore, batch_size: int, seed:
     return [torch.cat([part[r] for part in parts]).float() for r in range(len(parts[0]))]
 
 
-def _surplus(x: Tensor, weight: Tensor, bias: Tensor, valid: Tensor, expected: float) -> float:
+def _surplus(head: Head, x: Tensor, expected: float) -> float:
     """The constant to take off every bias so that a document expects `expected` positives, by bisection."""
-    few = max(1, min(x.shape[0], 2**26 // weight.shape[0]))
-    logits = functional.linear(x[:few], weight, bias)[:, valid]
+    few = max(1, min(x.shape[0], 2**26 // head.slots.numel()))
+    logits = head.score_all(x[:few])
     low, high = -50.0, 200.0
     for _ in range(40):
         middle = (low + high) / 2

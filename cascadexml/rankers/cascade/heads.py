@@ -1,9 +1,12 @@
 """One resolution's classifier: score every node, or only the children of a shortlist; its targets and its loss.
 
-Rows are stored in tree order, `W[P, m, d]`: the m children of parent p are rows p·m … p·m + m - 1, one contiguous
-block. A node's row is called its slot. Where a parent has fewer than m children its last slots are padding.
-Nothing outside this module reads or writes classifier rows.
+A node's place in tree order is its slot: the m children of parent p stand in slots p·m … p·m + m - 1, one contiguous
+block. Where a parent has fewer than m children its last slots are padding. Each slot has a row and a bias. How these
+are stored and updated is known in this module alone: others see a `Head`, and ask `make_head` for one.
 """
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
@@ -12,31 +15,48 @@ from torch.nn import functional
 # A matrix product over all slots runs some 64 times faster per slot than gathering rows does (the gather moves each
 # row through memory once a document and again in the backward pass), so gathering pays only beyond that ratio.
 DENSE_RATIO = 64
+# Slots that a pass over all rows takes at a time: 200 MB of float32 rows at d = 768.
+BLOCK = 2**16
 
 
-class Head(nn.Module):
-    """Linear classifier of one resolution.
+def blocks(values: Tensor) -> Iterator[Tensor]:
+    """(n, ...) values of n slots, or the slots themselves, in parts of at most `BLOCK` slots, in order."""
+    yield from torch.split(values, BLOCK)
+
+
+class Head(nn.Module, ABC):
+    """What the network, training and warm starts may ask of one resolution's classifier.
+
+    All tensors lie on `device`. Rows and biases are given and taken at float32's precision or better, whatever they are
+    stored as. Scores of `forward` are differentiable; nothing else is. `state_dict` and `load_state_dict` carry rows
+    and biases between a head and a file of weights.
 
     Args:
         children: (P,) int64, how many children each parent of the level above has; [C] with P = 1 at the top.
         d: size of the vectors it scores.
-        dropout: rate on those vectors in training.
     """
 
     valid: Tensor
 
-    def __init__(self, children: Tensor, d: int, dropout: float) -> None:
+    def __init__(self, children: Tensor, d: int) -> None:
         super().__init__()
         self.P = children.numel()
         self.m = int(children.max())
         self.d = d
-        self.dropout = nn.Dropout(dropout)
-        self.weight = nn.Parameter(torch.empty(self.P * self.m, d))
-        self.bias = nn.Parameter(torch.zeros(self.P * self.m))
-        nn.init.xavier_uniform_(self.weight)
         offsets = torch.arange(self.m, device=children.device)
         self.register_buffer("valid", (offsets < children.unsqueeze(1)).flatten(), persistent=False)
 
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.valid.device
+
+    @property
+    def slots(self) -> Tensor:
+        """(P·m,) int64: all slots, padding included."""
+        return torch.arange(self.P * self.m, device=self.device)
+
+    @abstractmethod
     def forward(self, h: Tensor, parents: Tensor | None) -> tuple[Tensor, Tensor]:
         """Score the children of `parents`, or every slot when `parents` is None.
 
@@ -47,25 +67,6 @@ class Head(nn.Module):
         Returns:
             logits (B, K·m), and slots (B, K·m) that they belong to. Padding slots have logit -inf.
         """
-        h = self.dropout(h)
-        if parents is None:
-            slots = torch.arange(self.P * self.m, device=h.device).expand(h.shape[0], -1)
-            logits = functional.linear(h, self.weight, self.bias)
-            valid = self.valid.expand(h.shape[0], -1)
-        else:
-            slots = self._children(parents)
-            if self.P <= DENSE_RATIO * parents.shape[1]:
-                logits = functional.linear(h, self.weight, self.bias).gather(1, slots)
-            else:
-                rows = functional.embedding(slots, self.weight)
-                logits = torch.einsum("bsd,bd->bs", rows, h) + self.bias[slots]
-            valid = self.valid[slots]
-        return logits.masked_fill(~valid, -torch.inf), slots
-
-    def _children(self, parents: Tensor) -> Tensor:
-        """(B, K) parents → (B, K·m) slots."""
-        offsets = torch.arange(self.m, device=parents.device)
-        return (parents.unsqueeze(2) * self.m + offsets).flatten(1)
 
     def targets(self, parents: Tensor | None, documents: Tensor, positives: Tensor, B: int) -> Tensor:
         """0/1 targets of the scored slots, from (document, positive slot) pairs, in O(B·P + pairs).
@@ -92,22 +93,134 @@ class Head(nn.Module):
         targets[documents[inside], found[inside] * self.m + positives[inside] % self.m] = 1.0
         return targets
 
+    def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """(B,) losses of B documents from the (B, S) logits and targets of their scored slots."""
+        return shortlist_loss(logits, targets)
+
+    @abstractmethod
+    def score_all(self, h: Tensor) -> Tensor:
+        """(n, V) logits of n vectors (n, d) for the V slots that are no padding, in order, without dropout or gradient.
+
+        The caller sees to it that n·V numbers fit memory.
+        """
+
+    @abstractmethod
+    def start_at_zero(self) -> None:
+        """Set every row and bias to zero."""
+
+    @abstractmethod
+    def add_to_rows(self, slots: Tensor, vectors: Tensor) -> None:
+        """Add vectors (n, d) to the rows of n slots, at float32's precision; a slot that stands twice gets both."""
+
+    @abstractmethod
+    def shift_biases(self, by: float) -> None:
+        """Add a number to every bias."""
+
+    @abstractmethod
+    def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Copies of the rows (n, d) and biases (n,) of n slots. Go over many slots by `blocks`."""
+
+    @abstractmethod
+    def set_rows(self, slots: Tensor, rows: Tensor, biases: Tensor) -> None:
+        """Set the rows (n, d) and biases (n,) of n slots; the others stay."""
+
+    def copy_rows(self, slots: Tensor, other: "Head", others: Tensor) -> None:
+        """Give n slots the rows and biases that another head has in its slots `others` (n,), block by block."""
+        for ours, theirs in zip(blocks(slots), blocks(others.to(other.device)), strict=True):
+            rows, biases = other.rows(theirs)
+            self.set_rows(ours, rows.to(self.device), biases.to(self.device))
+
+    @abstractmethod
+    def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """What a gradient optimiser updates: the parameters under weight decay, and those without."""
+
+    @abstractmethod
+    def replicated(self) -> list[nn.Parameter]:
+        """The parameters that each process of a training holds whole: copied from the first, their gradients summed."""
+
+
+class DenseHead(Head):
+    """All rows as one float32 matrix in tree order, W (P·m, d), on one device; each process holds a copy.
+
+    Args:
+        children: as of `Head`.
+        d: as of `Head`.
+        dropout: rate on the vectors in training.
+    """
+
+    def __init__(self, children: Tensor, d: int, dropout: float) -> None:
+        super().__init__(children, d)
+        self.dropout = nn.Dropout(dropout)
+        self.weight = nn.Parameter(torch.empty(self.P * self.m, d))
+        self.bias = nn.Parameter(torch.zeros(self.P * self.m))
+        nn.init.xavier_uniform_(self.weight)
+
+    def forward(self, h: Tensor, parents: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As of `Head`: by one product over all slots, or by gathering the shortlist's rows where that is cheaper."""
+        h = self.dropout(h)
+        if parents is None:
+            slots = self.slots.expand(h.shape[0], -1)
+            logits = functional.linear(h, self.weight, self.bias)
+            valid = self.valid.expand(h.shape[0], -1)
+        else:
+            slots = self._children(parents)
+            if self.P <= DENSE_RATIO * parents.shape[1]:
+                logits = functional.linear(h, self.weight, self.bias).gather(1, slots)
+            else:
+                rows = functional.embedding(slots, self.weight)
+                logits = torch.einsum("bsd,bd->bs", rows, h) + self.bias[slots]
+            valid = self.valid[slots]
+        return logits.masked_fill(~valid, -torch.inf), slots
+
+    def _children(self, parents: Tensor) -> Tensor:
+        """(B, K) parents → (B, K·m) slots."""
+        offsets = torch.arange(self.m, device=parents.device)
+        return (parents.unsqueeze(2) * self.m + offsets).flatten(1)
+
     @torch.no_grad()
-    def start_at(self, centroids: Tensor, bias: Tensor) -> None:
-        """Set rows (P·m, d) and biases (P·m), for an initialisation from label features."""
-        self.weight.copy_(centroids)
-        self.bias.copy_(bias)
+    def score_all(self, h: Tensor) -> Tensor:
+        """As of `Head`."""
+        return functional.linear(h, self.weight, self.bias)[:, self.valid]
+
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """As of `Head`."""
+        self.weight.zero_()
+        self.bias.zero_()
+
+    @torch.no_grad()
+    def add_to_rows(self, slots: Tensor, vectors: Tensor) -> None:
+        """As of `Head`."""
+        self.weight.index_add_(0, slots, vectors)
+
+    @torch.no_grad()
+    def shift_biases(self, by: float) -> None:
+        """As of `Head`."""
+        self.bias.add_(by)
 
     @torch.no_grad()
     def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of the rows (n, d) and biases (n,) of n slots."""
+        """As of `Head`."""
         return self.weight[slots], self.bias[slots]
 
     @torch.no_grad()
-    def set_rows(self, slots: Tensor, weight: Tensor, bias: Tensor) -> None:
-        """Set the rows (n, d) and biases (n,) of n slots; the others stay."""
-        self.weight[slots] = weight
-        self.bias[slots] = bias
+    def set_rows(self, slots: Tensor, rows: Tensor, biases: Tensor) -> None:
+        """As of `Head`."""
+        self.weight[slots] = rows
+        self.bias[slots] = biases
+
+    def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """As of `Head`."""
+        return [self.weight], [self.bias]
+
+    def replicated(self) -> list[nn.Parameter]:
+        """As of `Head`."""
+        return [self.weight, self.bias]
+
+
+def make_head(children: Tensor, d: int, dropout: float) -> Head:
+    """The head for a resolution whose parents have `children` (P,) children each, with random rows (Xavier)."""
+    return DenseHead(children, d, dropout)
 
 
 def shortlist_loss(logits: Tensor, targets: Tensor) -> Tensor:

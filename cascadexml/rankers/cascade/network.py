@@ -25,7 +25,7 @@ from cascadexml.config import TrainSettings
 from cascadexml.errors import ConfigError, EncoderError, FormatError
 from cascadexml.labels.tree import LabelTree
 from cascadexml.rankers.cascade.encoder import transformer_from_config
-from cascadexml.rankers.cascade.heads import Head, pick_shortlist, shortlist_loss
+from cascadexml.rankers.cascade.heads import Head, make_head, pick_shortlist
 from cascadexml.rankers.cascade.positives import children_of_levels, label_slots
 
 KIND, VERSION = "cascadexml.model", 1
@@ -149,12 +149,11 @@ class CascadeXML(nn.Module):
             nn.Linear(len(layers) * d, d) if len(layers) > 1 else nn.Identity() for layers in config.taps
         )
         self._heads = nn.ModuleList(
-            Head(torch.from_numpy(children), d, rate)
+            make_head(torch.from_numpy(children), d, rate)
             for children, rate in zip(children_of_levels(tree), config.dropout, strict=True)
         )
         slots = label_slots(tree)
-        leaf = self.heads[-1]
-        label_of_slot = torch.full((leaf.P * leaf.m,), -1, dtype=torch.long)
+        label_of_slot = torch.full_like(self.heads[-1].slots, -1)
         label_of_slot[torch.from_numpy(slots)] = torch.arange(tree.L)
         self.register_buffer("label_of_slot", label_of_slot, persistent=False)
 
@@ -164,9 +163,12 @@ class CascadeXML(nn.Module):
         return cast(list[Head], list(self._heads))
 
     @property
-    def learned_from_scratch(self) -> list[nn.Module]:
-        """The modules that no pre-training has seen."""
-        return [*self.joins, *self.heads]
+    def replicated(self) -> list[Tensor]:
+        """The parameters and buffers that each process of a training holds whole."""
+        shared = [
+            tensor for module in (self.encoder, self.joins) for tensor in (*module.parameters(), *module.buffers())
+        ]
+        return [*shared, *(parameter for head in self.heads for parameter in head.replicated())]
 
     def freeze(self, layers: int) -> None:
         """Keep the embeddings and the lowest `layers` transformer layers as they are; 0 freezes nothing."""
@@ -229,7 +231,8 @@ class CascadeXML(nn.Module):
 
     def losses(self, outputs: Sequence[LevelOutput]) -> Tensor:
         """(B, R) loss of each document at each resolution."""
-        return torch.stack([shortlist_loss(level.logits, level.targets) for level in outputs], dim=1)
+        losses = [head.loss(level.logits, level.targets) for head, level in zip(self.heads, outputs, strict=True)]
+        return torch.stack(losses, dim=1)
 
     def rank(self, input_ids: Tensor, attention_mask: Tensor, K: int) -> tuple[Tensor, Tensor]:
         """The label rows and scores that `rank_with_vectors` gives."""

@@ -18,6 +18,7 @@ from cascadexml.data.tokens import TokenStore, length_bucketed
 from cascadexml.errors import ConfigError
 from cascadexml.progress import Progress
 from cascadexml.rankers.cascade.centroids import sample_vectors
+from cascadexml.rankers.cascade.heads import Head, blocks
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.rankers.cascade.positives import label_slots
 
@@ -54,13 +55,11 @@ def copy_weights(model: CascadeXML, path: Path) -> int:
     model.encoder.load_state_dict(base.encoder.state_dict())
     model.joins.load_state_dict(base.joins.state_dict())
     for head, older in zip(model.heads[:-1], base.heads[:-1], strict=True):
-        head.load_state_dict(older.state_dict())
+        head.copy_rows(head.slots, older, older.slots)
     leaf = model.heads[-1]
-    leaf.start_at(torch.zeros_like(leaf.weight), torch.zeros_like(leaf.bias))
-    device = leaf.weight.device
-    rows, bias = base.heads[-1].rows(torch.from_numpy(label_slots(base.tree)))
-    slots = torch.from_numpy(label_slots(model.tree)[: base.tree.L]).to(device)
-    leaf.set_rows(slots, rows.to(device), bias.to(device))
+    leaf.start_at_zero()
+    slots = torch.from_numpy(label_slots(model.tree)[: base.tree.L]).to(leaf.device)
+    leaf.copy_rows(slots, base.heads[-1], torch.from_numpy(label_slots(base.tree)))
     log.info("warm start from %s: %d labels, %d new ones", path, base.tree.L, model.tree.L - base.tree.L)
     return base.tree.L
 
@@ -81,7 +80,7 @@ def start_new_labels(
     from x̄. Its length and its logit at x̄ are the medians of those of the trained labels nearest in frequency.
 
     Args:
-        model: holds trained weights for the labels before `first`.
+        model: holds trained weights for the labels before `first`; the rows of the others are zero.
         first: rows of new labels are [first, L).
         tokens: of the N training documents.
         Y: (N, L') their label matrix, L' >= L.
@@ -94,9 +93,9 @@ def start_new_labels(
         return
     model.eval()
     leaf = model.heads[-1]
-    device = leaf.weight.device
+    device = leaf.device
     mean = sample_vectors(model, tokens, batch_size, seed)[-1].mean(0)
-    sums = torch.zeros(L - first, leaf.d, device=device)
+    slots = torch.from_numpy(label_slots(model.tree)).to(device)
     new = Y[:, first:L].tocsr()
     having = np.flatnonzero(np.diff(new.indptr))
     done = 0
@@ -105,17 +104,27 @@ def start_new_labels(
         batch = tokens.batch(rows)
         vectors = model.vectors(batch.input_ids.to(device), batch.attention_mask.to(device))[-1].float()
         documents, labels = (torch.from_numpy(places.astype(np.int64)).to(device) for places in new[rows].nonzero())
-        sums.index_add_(0, labels, functional.normalize(vectors - mean, dim=1)[documents])
+        leaf.add_to_rows(slots[first + labels], functional.normalize(vectors - mean, dim=1)[documents])
         done += rows.size
         progress("rows of new labels", done, having.size, {})
-    slots = torch.from_numpy(label_slots(model.tree)).to(device)
-    trained, bias = leaf.rows(slots[:first])
     counts = np.bincount(Y.indices, minlength=Y.shape[1])[:L]
     peers = _peers(counts[:first], counts[first:]).to(device)
-    lengths = trained.norm(dim=1)[peers].median(1).values
-    levels = (trained @ mean + bias)[peers].median(1).values
-    started = ALIGNMENT * lengths.unsqueeze(1) * functional.normalize(sums, dim=1)
-    leaf.set_rows(slots[first:], started, levels - started @ mean)
+    lengths, levels = _lengths_and_levels(leaf, slots[:first], mean)
+    lengths, levels = lengths[peers].median(1).values, levels[peers].median(1).values
+    for block, length, level in zip(blocks(slots[first:]), blocks(lengths), blocks(levels), strict=True):
+        sums, _ = leaf.rows(block)
+        started = ALIGNMENT * length.unsqueeze(1) * functional.normalize(sums, dim=1)
+        leaf.set_rows(block, started, level - started @ mean)
+
+
+def _lengths_and_levels(head: Head, slots: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
+    """The lengths (n,) of the rows of n slots, and their logits (n,) at the vector `at` (d,)."""
+    lengths, levels = [], []
+    for block in blocks(slots):
+        rows, biases = head.rows(block)
+        lengths.append(rows.norm(dim=1))
+        levels.append(rows @ at + biases)
+    return torch.cat(lengths), torch.cat(levels)
 
 
 def _peers(trained: np.ndarray, new: np.ndarray) -> Tensor:

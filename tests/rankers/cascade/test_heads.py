@@ -7,12 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascadexml.rankers.cascade import heads
-from cascadexml.rankers.cascade.heads import Head, pick_shortlist, shortlist_loss
+from cascadexml.rankers.cascade.heads import DenseHead, pick_shortlist, shortlist_loss
 
 
-def make_head(children: list[int], d: int = 5) -> Head:
+def make_head(children: list[int], d: int = 5, dropout: float = 0.0) -> DenseHead:
     torch.manual_seed(0)
-    head = Head(torch.tensor(children), d, dropout=0.0)
+    head = DenseHead(torch.tensor(children), d, dropout)
     torch.nn.init.normal_(head.bias)
     return head
 
@@ -94,3 +94,47 @@ def test_positives_stay_in_the_shortlist_and_nothing_flows_back() -> None:
     assert free[0].tolist() == [0, 1]
     everything, _ = pick_shortlist(logits, slots, 99, None)
     assert sorted(everything[0].tolist()) == [0, 1, 2, 3, 4]
+
+
+def test_rows_that_are_set_or_added_to_are_those_and_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "BLOCK", 2)
+    head = make_head([3, 2, 3])
+    before, biases = (each.numpy().copy() for each in head.rows(head.slots))
+    slots, rows = torch.tensor([7, 0, 4]), torch.randn(3, 5)
+    head.set_rows(slots, rows, torch.tensor([1.0, 2.0, 3.0]))
+    head.add_to_rows(torch.tensor([4, 1, 4]), torch.ones(3, 5))
+    head.shift_biases(-0.5)
+    before[[7, 0, 4]], biases[[7, 0, 4]] = rows.numpy(), [1, 2, 3]
+    before[4], before[1] = before[4] + 2, before[1] + 1
+    found = head.rows(head.slots)
+    np.testing.assert_allclose(found[0], before, rtol=1e-6)
+    np.testing.assert_allclose(found[1], biases - 0.5, rtol=1e-6)
+    head.start_at_zero()
+    assert all(not each.any() for each in head.rows(head.slots))
+
+
+def test_rows_are_copied_from_a_head_of_another_tree(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "BLOCK", 2)
+    head, other = make_head([4, 4]), make_head([2, 2, 1])
+    other.start_at_zero()
+    other.set_rows(torch.arange(5), torch.arange(25.0).view(5, 5), torch.arange(5.0))
+    kept = head.rows(torch.tensor([0, 2, 4]))
+    head.copy_rows(torch.tensor([1, 3, 5, 6, 7]), other, torch.tensor([4, 0, 3, 1, 2]))
+    rows, biases = head.rows(torch.tensor([1, 3, 5, 6, 7]))
+    assert biases.tolist() == [4, 0, 3, 1, 2]
+    assert rows[:, 0].tolist() == [20, 0, 15, 5, 10]
+    assert all(torch.equal(a, b) for a, b in zip(kept, head.rows(torch.tensor([0, 2, 4])), strict=True))
+
+
+def test_all_scores_are_those_of_real_slots_without_dropout_or_gradient() -> None:
+    head = make_head([3, 1, 2], dropout=0.9).train()
+    h = torch.randn(4, 5, requires_grad=True)
+    scores = head.score_all(h)
+    assert not scores.requires_grad
+    rows, biases = head.rows(torch.tensor([0, 1, 2, 3, 6, 7]))
+    np.testing.assert_allclose(scores, h.detach().numpy() @ rows.numpy().T + biases.numpy(), atol=1e-5)
+
+
+def test_its_loss_is_that_of_the_shortlist() -> None:
+    logits, targets = torch.randn(2, 4), torch.tensor([[1.0, 0, 0, 1], [0, 0, 1, 0]])
+    assert torch.equal(make_head([4]).loss(logits, targets), shortlist_loss(logits, targets))

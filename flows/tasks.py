@@ -20,7 +20,7 @@ from prefect.artifacts import create_markdown_artifact
 from cascadexml.bundle import beside
 from cascadexml.config import load_settings
 from cascadexml.errors import CascadeXMLError
-from cascadexml.registry.registry import Registry, Version
+from cascadexml.registry import Registry, Version
 from flows import leash
 
 Promote = Literal["if_better", "always", "never"]

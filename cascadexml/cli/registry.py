@@ -16,7 +16,7 @@ from cascadexml.errors import NotFoundError, RegistryError
 
 if TYPE_CHECKING:
     from cascadexml.progress import Progress
-    from cascadexml.registry.registry import Registry, Version
+    from cascadexml.registry import Registry, Version
 
 ABOUT = """\
 Publish models, see which one is the champion, promote another, go back.
@@ -147,7 +147,7 @@ def add_to(commands: Any) -> None:
 
 def _registry(arguments: argparse.Namespace) -> "Registry":
     from cascadexml.config import RegistrySettings, load_settings
-    from cascadexml.registry.registry import Registry
+    from cascadexml.registry import Registry
 
     settings = load_settings(arguments.params).registry if arguments.params else RegistrySettings()
     uri = arguments.registry or os.environ.get("CASCADEXML_REGISTRY") or (arguments.params and settings.uri)
@@ -217,7 +217,7 @@ def _aliases(arguments: argparse.Namespace, registry: "Registry") -> None:
 
 
 def _promote(arguments: argparse.Namespace, registry: "Registry") -> None:
-    from cascadexml.registry.registry import ANY
+    from cascadexml.registry import ANY
 
     version = registry.resolve(arguments.name, arguments.version).version
     expect = {None: ANY, "none": None}.get(arguments.expect, arguments.expect)

@@ -202,6 +202,11 @@ class ObjectStore:
             extra |= {"ObjectLockMode": "GOVERNANCE", "ObjectLockRetainUntilDate": until}
         return extra
 
+    @staticmethod
+    def goes_in_parts(size: int) -> bool:
+        """Whether a file of so many bytes goes up in more than one request."""
+        return size > PART
+
     def upload(self, path: Path, key: str, sha256: str, tell: Tell) -> None:
         """Bring a file up, checked on the way by SHA-256 and at the store by its checksums.
 
@@ -218,7 +223,7 @@ class ObjectStore:
             DataError: the file is not the one with this SHA-256.
         """
         size = path.stat().st_size
-        if size > PART:
+        if self.goes_in_parts(size):
             self._upload_parts(path, key, sha256, size, tell)
             return
         data = path.read_bytes()

@@ -34,7 +34,7 @@ from cascadexml.errors import (
     NotFoundError,
     RegistryError,
 )
-from cascadexml.registry.registry import Registry
+from cascadexml.registry import Registry
 from cascadexml.storage.object_store import PART
 from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_metrics
 
@@ -373,7 +373,7 @@ PULL = """
 import sys, threading
 from pathlib import Path
 from cascadexml.config import RegistrySettings
-from cascadexml.registry.registry import Registry
+from cascadexml.registry import Registry
 
 stop_at, first = int(sys.argv[2]), []
 

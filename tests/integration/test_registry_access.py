@@ -13,7 +13,7 @@ import pytest
 from cascadexml import cli
 from cascadexml.config import RegistrySettings
 from cascadexml.errors import CascadeXMLError
-from cascadexml.registry.registry import Registry
+from cascadexml.registry import Registry
 from tests.conftest import free_ports
 from tests.support.registry_site import HASTY, NOW, Site, assert_cached, clear_error, files_of
 

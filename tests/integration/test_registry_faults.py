@@ -22,7 +22,7 @@ import pytest
 from botocore.exceptions import BotoCoreError, ClientError
 
 from cascadexml.errors import CascadeXMLError, ConflictError, RegistryError
-from cascadexml.registry.registry import Registry
+from cascadexml.registry import Registry
 from tests.conftest import SeaweedFS
 from tests.support.fault_proxy import Fault, Kind, Request, fault_proxy
 from tests.support.registry_processes import result_of

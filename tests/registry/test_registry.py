@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from cascadexml.artifact.artifact import KIND, VERSION
 from cascadexml.errors import FormatError, RegistryError
+from cascadexml.registry import Registry
 from cascadexml.registry.aliases import Move, roll_back_target
-from cascadexml.registry.cache import check_listing, read_manifest
-from cascadexml.registry.registry import Registry
+from cascadexml.registry.manifest import check_listing, read_manifest
 from cascadexml.registry.uris import parse_uri
 from cascadexml.storage.object_store import Entry
 

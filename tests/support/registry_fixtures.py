@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from cascadexml.evaluation.calibration import Calibration
-from cascadexml.registry import registry
 from cascadexml.storage import object_store
 from tests.support.fault_proxy import FaultProxy, fault_proxy
 from tests.support.registry_processes import SMALLEST_PART
@@ -53,8 +52,7 @@ def site(s3_server, tmp_path_factory) -> Iterator[Site]:
 @pytest.fixture
 def small_parts(monkeypatch) -> None:
     """What is larger than S3's smallest part goes up in parts, in this process too."""
-    for module in (object_store, registry):
-        monkeypatch.setattr(module, "PART", SMALLEST_PART)
+    monkeypatch.setattr(object_store, "PART", SMALLEST_PART)
 
 
 @pytest.fixture

@@ -56,11 +56,10 @@ def _call(
     os.environ.update(environment)
     from cascadexml.config import RegistrySettings
     from cascadexml.errors import CascadeXMLError
-    from cascadexml.registry import registry
-    from cascadexml.registry.registry import Registry
+    from cascadexml.registry import Registry
     from cascadexml.storage import object_store
 
-    object_store.PART = registry.PART = SMALLEST_PART
+    object_store.PART = SMALLEST_PART
     try:
         found = getattr(Registry(uri, settings=RegistrySettings(**settings), cache=cache), method)(*arguments)
     except CascadeXMLError as error:

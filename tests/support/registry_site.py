@@ -11,7 +11,7 @@ from typing import Any
 
 from cascadexml.config import RegistrySettings
 from cascadexml.errors import CascadeXMLError
-from cascadexml.registry.registry import Registry
+from cascadexml.registry import Registry
 from tests.conftest import S3Server
 from tests.support.registry_processes import start
 

@@ -3,7 +3,6 @@
 What .dvc/config.local holds is not copied: it may be secret, and credentials come from the environment.
 """
 
-import json
 import shutil
 import subprocess
 import sys
@@ -51,7 +50,7 @@ def _absolute(project: Path) -> list[str]:
     """Local paths among the settings, which are relative to the project, made absolute."""
     settings = load_settings(project / "params.yaml")
     local = {"download.source": settings.download.source, "encoder.name": settings.encoder.name}
-    return [f"{key}={json.dumps(str(project / value))}" for key, value in local.items() if (project / value).exists()]
+    return [f"{key}={project / value}" for key, value in local.items() if (project / value).exists()]
 
 
 def _configure_dvc(project: Path, folder: Path) -> None:

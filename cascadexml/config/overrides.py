@@ -1,16 +1,20 @@
 """Settings laid over params.yaml and written into it, checked as a whole; comments and order stay."""
 
 import io
+import re
+import typing
 from collections.abc import Mapping, MutableMapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.scalarstring import DoubleQuotedScalarString, FoldedScalarString, LiteralScalarString
 
 from cascadexml.bundle import beside
-from cascadexml.config import settings_from
+from cascadexml.config import Settings, settings_from
 from cascadexml.errors import ConfigError
 
 ruamel = YAML()  # keeps comments, order and flow lists
@@ -19,6 +23,9 @@ ruamel.width = 1 << 16
 ruamel.representer.add_representer(
     type(None), lambda representer, _: representer.represent_scalar("tag:yaml.org,2002:null", "null")
 )
+NULLS = ("", "~", "null", "Null", "NULL")
+TRUTHS = ("yes", "no", "on", "off")
+PLAIN = re.compile(r"[A-Za-z/][\w./+@-]*(://[\w./+@-]*)?", re.ASCII)
 
 
 def read(path: Path) -> MutableMapping[str, Any]:
@@ -37,7 +44,10 @@ def read(path: Path) -> MutableMapping[str, Any]:
 
 
 def assignment(text: str) -> dict[str, Any]:
-    """Turn "train.epochs=1" into {"train": {"epochs": 1}}; the value is YAML.
+    """Turn "train.epochs=1" into {"train": {"epochs": 1}}.
+
+    For a setting that is a text the value is taken as it stands, whatever YAML would make of it, unless it stands in
+    YAML's quotes. Nothing, `~` and `null` mean null where a text may be null. All other values are YAML.
 
     Raises:
         ConfigError: there is no key, or the value is not YAML.
@@ -45,15 +55,73 @@ def assignment(text: str) -> dict[str, Any]:
     dotted, equals, value = text.partition("=")
     if not (dotted and equals):
         raise ConfigError(f"{text!r} is no setting, expected key=value, such as train.epochs=1.")
+    hint = _hint(dotted)
+    arguments = typing.get_args(hint)
     try:
-        tree: Any = ruamel.load(value)
-    except YAMLError:
+        if _is_text(hint):
+            tree = None if type(None) in arguments and value.strip() in NULLS else _text(_unquoted(value))
+        else:
+            tree = _plain(ruamel.load(value), texts=bool(arguments) and _is_text(arguments[0]))
+    except (YAMLError, ValueError):
         raise ConfigError(f"{text!r}: the value is not YAML, expected such as 1, true, null or [1, 2].") from None
     *outer, key = dotted.split(".")
-    assigned = {key: tree}
+    assigned: dict[str, Any] = {key: tree}
     for key in reversed(outer):
         assigned = {key: assigned}
     return assigned
+
+
+def _hint(dotted: str) -> Any:
+    """The type of a setting; None for a key that is not known, which the check of the whole refuses by name."""
+    found: Any = Settings
+    for key in dotted.split("."):
+        found = typing.get_type_hints(found).get(key) if isinstance(found, type) else None
+    return found
+
+
+def _is_text(hint: Any) -> bool:
+    kinds = set(typing.get_args(hint)) - {type(None)} or {hint}
+    return typing.get_origin(hint) is not list and all(kind is str or isinstance(kind, str) for kind in kinds)
+
+
+def _unquoted(value: str) -> str:
+    quoted = value.strip()
+    if len(quoted) < 2 or quoted[0] != quoted[-1] or quoted[0] not in "'\"":
+        return value
+    try:
+        return str(ruamel.load(quoted))
+    except YAMLError:
+        return value
+
+
+def _text(value: str) -> str:
+    """A text that YAML reads back as it is: in quotes, unless YAML 1.1 and 1.2 both take it bare."""
+    try:
+        bare = ruamel.load(value) == value == yaml.safe_load(value) and PLAIN.fullmatch(value)
+    except (YAMLError, yaml.YAMLError, ValueError):
+        bare = None
+    return value if bare else DoubleQuotedScalarString(value)
+
+
+def _plain(tree: Any, texts: bool) -> Any:
+    """A value without YAML's own styles; lists in brackets. With `texts`, its leaves that could be words are texts."""
+    if isinstance(tree, Mapping):
+        return {key: _plain(value, texts) for key, value in tree.items()}
+    if isinstance(tree, list):
+        flow = CommentedSeq(_plain(value, texts) for value in tree)
+        flow.fa.set_flow_style()
+        return flow
+    if isinstance(tree, LiteralScalarString | FoldedScalarString):
+        raise ValueError("a block")
+    if isinstance(tree, str):
+        # Who reads the file reads YAML 1.1, where yes and off are truth values.
+        truth = yaml.safe_load(tree) if type(tree) is str and not texts and tree.lower() in TRUTHS else None
+        return _text(str(tree)) if truth is None else truth
+    if tree is None or isinstance(tree, bool | float):
+        return tree
+    if isinstance(tree, int):
+        return int(tree)
+    raise ValueError("a tag or a date")
 
 
 def merge(base: MutableMapping[str, Any], overlay: Mapping[str, Any]) -> None:

@@ -1,16 +1,27 @@
 """Presets and overrides: what `make run PRESET= SOURCE= SET=` writes into params.yaml."""
 
+import re
 import shutil
-from dataclasses import dataclass
+import string
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 
 import pytest
 import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
 
 from cascadexml.config import Settings, load_settings
+from cascadexml.config.overrides import apply
 from stages import overrides
 
 REPO = Path(__file__).resolve().parents[2]
+SCRATCH = tempfile.TemporaryDirectory()
+COMMENTS = re.findall(r" # .*$", (REPO / "params.yaml").read_text(encoding="utf-8"), re.MULTILINE)
 PRESETS = sorted((REPO / "params").glob("*.yaml"))
 
 
@@ -83,6 +94,94 @@ def test_presets_source_and_settings_are_laid_over_in_that_order(project: Projec
 @pytest.mark.parametrize("source", ["~/with space/it's.jsonl", "https://example.org/a,b.zip?x=1&y=2", "1e5", "[a]"])
 def test_a_source_is_taken_as_it_is(source: str, project: Project) -> None:
     assert project.settings_after("--source", source).download.source == str(source).replace("~", str(Path.home()))
+
+
+ODD_TEXTS = (
+    "null", "Null", "~", "yes", "No", "on", "off", "true", "0x1F", "0o17", "010", "1e3", "1e-5", "1_000", "1:30", "- a",
+    "-", "?", ": ", "a: b", "a #b", "#", "# a", " a", "a ", " ", "\t", "|", ">", "|-", ">+", "|2", "&a", "*a", "!x",
+    "!!str", "%", "%YAML 1.1", "@", "`", "---", "--- a", "...", "[", "[1, 2]", "{a: 1}", "2020-01-01", ".inf", ".nan",
+    "=",
+    "<<", "'", '"', "'a", "a'b", "''a", "\\", "\\n", "a\nb", "\u2028", "\ufeff", "\x85", "\U0001f600", "x" * 70_000,
+)  # fmt: skip
+PRINTABLE = st.text(st.characters(exclude_categories=("Cc", "Cs", "Cn", "Co")), min_size=1)
+
+
+def batched(texts: Iterable[str], n: int) -> Iterator[tuple[str, ...]]:
+    rest = iter(texts)
+    while chunk := tuple(islice(rest, n)):
+        yield chunk
+
+
+TEXT_KEYS = [
+    ("download", "label_separator"), ("package", "data"), ("package", "data_licence"), ("package", "intended_use"),
+    ("package", "limits"), ("encoder", "name"), ("download", "source"),
+]  # fmt: skip
+
+
+def written(*assignments: str) -> Path:
+    """A copy of params.yaml with these settings, in a folder that is gone when the process ends."""
+    folder = Path(tempfile.mkdtemp(dir=SCRATCH.name))
+    shutil.copy(REPO / "params.yaml", folder)
+    apply(folder / "params.yaml", assignments)
+    return folder / "params.yaml"
+
+
+def read_back(raws: Sequence[str], values: Sequence[str]) -> None:
+    """By the library, by PyYAML and by ruamel.yaml, which DVC uses; all comments are still there."""
+    keys = TEXT_KEYS[: len(raws)]
+    params = written(*(f"{section}.{name}={raw}" for (section, name), raw in zip(keys, raws, strict=True)))
+    text = params.read_text(encoding="utf-8")
+    trees = [yaml.safe_load(text), YAML(typ="safe").load(text), asdict(load_settings(params))]
+    for (section, name), value in zip(keys, values, strict=True):
+        for tree in trees:
+            assert (type(tree[section][name]), tree[section][name]) == (str, value)
+    assert all(comment in text for comment in COMMENTS)
+
+
+def is_quoted(text: str) -> bool:
+    """Whether a text begins and ends with the same quote: such a one must be given in quotes itself."""
+    bare = text.strip()
+    return len(bare) > 1 and bare[0] == bare[-1] and bare[0] in "'\""
+
+
+@pytest.mark.parametrize("texts", list(batched([*ODD_TEXTS, *string.printable[:95]], len(TEXT_KEYS))), ids=len)
+def test_odd_texts_are_written_as_the_texts_that_they_are(texts: Sequence[str]) -> None:
+    read_back(texts, texts)
+
+
+@settings(deadline=None, max_examples=25)
+@given(texts=st.lists(PRINTABLE, min_size=1, max_size=len(TEXT_KEYS)))
+def test_any_printable_text_is_written_as_it_is_bare_or_in_quotes(texts: list[str]) -> None:
+    quoted = ["'" + text.replace("'", "''") + "'" for text in texts]
+    read_back([q if is_quoted(text) else text for text, q in zip(texts, quoted, strict=True)], texts)
+    read_back(quoted, texts)
+
+
+@pytest.mark.parametrize(
+    ("key", "raw", "value"),
+    [
+        ("train.epochs", "3", 3.0), ("train.encoder_lr", "0.5", 0.5), ("tokenize.max_length", "64", 64),
+        ("tokenize.max_length", "0x40", 64), ("train.compile", "true", True), ("train.compile", "yes", True),
+        ("train.compile", "off", False), ("cluster.levels", "[64, 512]", [64, 512]), ("cluster.levels", "- 64", [64]),
+        ("drift.metadata", "[yes, '1', \"a: b\", type]", ["yes", "1", "a: b", "type"]), ("drift.metadata", "[]", []),
+        ("download.sha256", "null", None), ("download.sha256", "~", None), ("download.sha256", "", None),
+        ("download.limit", "null", None), ("download.limit", "7", 7), ("package.limits", "none", "none"),
+        ("package.limits", "'null'", "null"),
+    ],
+)  # fmt: skip
+def test_a_value_keeps_its_type(key: str, raw: str, value: object) -> None:
+    params = written(f"{key}={raw}")
+    section, name = key.split(".")
+    found = getattr(getattr(load_settings(params), section), name)
+    assert (type(found), found) == (type(value), value)
+
+
+@pytest.mark.parametrize("raw", ["|", ">", "!x 1", "2020-01-01", "!!python/name:os.system", "*a", "["])
+def test_what_is_no_plain_value_of_a_number_is_refused(raw: str, project: Project) -> None:
+    before = project.params.read_bytes()
+    code, error = project.override(f"tokenize.max_length={raw}")
+    assert code == 1 and error.count("\n") == 1 and "the value is not YAML" in error
+    assert project.params.read_bytes() == before
 
 
 def test_overrides_keep_comments_and_untouched_lines(project: Project) -> None:

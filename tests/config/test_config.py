@@ -177,6 +177,31 @@ def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
     assert isinstance(train.epochs, float)
 
 
+def numbers() -> list[tuple[tuple[str, ...], float, bool]]:
+    """Each key that takes a number, a number between its bounds, and whether it takes a list of them."""
+    found = []
+    for path in keys(Settings):
+        cls: Any = Settings
+        for key in path[:-1]:
+            cls = typing.get_type_hints(cls)[key]
+        field = next(f for f in dataclasses.fields(cls) if f.name == path[-1])
+        hint = str(typing.get_type_hints(cls)[path[-1]])
+        if "float" in hint:
+            low, high = (field.metadata[side] for side in ("low", "high"))
+            low = low or 0.0
+            found.append((path, low + 0.37 * ((low + 1 if high is None else high) - low), "list" in hint))
+    return found
+
+
+@pytest.mark.parametrize(("path", "number", "is_list"), numbers(), ids=lambda part: str(part))
+def test_each_number_is_taken_as_it_stands(path: tuple[str, ...], number: float, is_list: bool) -> None:
+    for written in (number, repr(number)):
+        built: Any = settings_from(nested(path, [written] if is_list else written), "params.yaml")
+        for key in path:
+            built = getattr(built, key)
+        assert built == ([number] if is_list else number)
+
+
 json_like = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
@@ -195,7 +220,16 @@ def test_any_value_is_taken_with_its_type_or_refused_by_name(path: tuple[str, ..
         return
     for key in path:
         built = getattr(built, key)
-    assert built == value or isinstance(built, float)
+    # A number may be written as text, as YAML 1.1 reads 1e-5; all else is taken as it stands.
+    assert equal(built, value)
+
+
+def equal(built: Any, value: Any) -> bool:
+    if isinstance(built, list):
+        return isinstance(value, list) and len(built) == len(value) and all(map(equal, built, value))
+    if isinstance(built, float):
+        return not isinstance(value, bool) and built == float(value)
+    return type(built) is type(value) and bool(built == value)
 
 
 @pytest.mark.parametrize("stage", ["overrides", "download", "train"])

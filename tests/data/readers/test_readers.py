@@ -393,7 +393,8 @@ def test_an_npz_that_would_crash_scipy_is_refused_as_a_source(tmp_path):
     (tmp_path / "X.trn.txt").write_text("one\ntwo\n")
     np.savez(tmp_path / "Y.trn.npz", format=b"csr", shape=[2, 2], data=np.ones(2), indices=[0, 1], indptr=[0, 1000, -1])
     script = (
-        "import sys, pathlib; from cascadexml.config import DownloadSettings; from cascadexml.readers import read\n"
+        "import sys, pathlib; from cascadexml.config import DownloadSettings\n"
+        "from cascadexml.data.readers import read\n"
         "from cascadexml.errors import DataError\n"
         "try: read(pathlib.Path(sys.argv[1]), DownloadSettings())\n"
         "except DataError as error: sys.exit(str(error))"

@@ -18,7 +18,8 @@ import numpy as np
 
 from cascadexml.config import load_settings
 from cascadexml.data.corpus import Corpus
-from cascadexml.evaluation.judgement import Judgement, judge, slices_of
+from cascadexml.evaluation.judge import judge, slices_of
+from cascadexml.evaluation.judgement import Judgement
 from cascadexml.progress import console_progress
 from cascadexml.ranking import Ranking
 

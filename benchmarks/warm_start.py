@@ -25,7 +25,7 @@ from cascadexml.artifact.artifact import open_artifact
 from cascadexml.config import Settings, load_settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
-from cascadexml.evaluation.judgement import translate
+from cascadexml.evaluation.judge import translate
 from cascadexml.labels.tree import LabelTree
 from cascadexml.metrics import bin_ratios, document_ratios
 from cascadexml.progress import console_progress

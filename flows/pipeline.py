@@ -11,10 +11,8 @@ from prefect.artifacts import create_markdown_artifact, create_table_artifact
 from cascadexml.bundle import beside
 from cascadexml.config import load_settings, overrides
 from cascadexml.errors import CascadeXMLError
+from cascadexml.evaluation.report import HEADLINES, OURS, EvaluationReport, caption
 from flows import tasks
-
-FIGURES = ("P@1", "P@3", "P@5", "nDCG@5", "nDCG@20", "R@20", "PSP@1", "PSP@5")
-RANKERS = {"tfidf_knn": "TF-IDF nearest neighbours", "popularity": "label popularity"}
 
 
 @flow(name="pipeline", validate_parameters=True)
@@ -52,15 +50,15 @@ def pipeline(
 
 def report(reports: Path) -> None:
     """The run's figures beside the baselines', and where its pages lie, on the run's page."""
-    metrics = tasks.read_json(reports / "metrics.json")
+    metrics = EvaluationReport.load(reports / "metrics.json")
     rows = [
         {
             "percent on test": name,
-            "CascadeXML": tasks.percent(metrics["test"].get(name)),
-            "95 % interval": " to ".join(tasks.percent(end) for end in metrics["intervals"].get(name, ())),
-            **{title: tasks.percent(metrics["baselines"][key].get(name)) for key, title in RANKERS.items()},
+            OURS: tasks.percent(metrics.model.figures.get(name)),
+            "95 % interval": " to ".join(tasks.percent(end) for end in metrics.model.intervals.get(name, ())),
+            **{caption(key): tasks.percent(each.figures.get(name)) for key, each in metrics.baselines.items()},
         }
-        for name in FIGURES
+        for name in HEADLINES
     ]
     create_table_artifact(rows, key="metrics", description="This run and the baselines on the test split")
     pages = {

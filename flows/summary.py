@@ -13,10 +13,9 @@ from rich.table import Table
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import CascadeXMLError, DataError
+from cascadexml.evaluation.report import HEADLINES, EvaluationReport, caption
 from stages import ARTIFACT, CORPUS, REPORTS, run
 
-SHOWN = ("P@1", "P@3", "P@5", "nDCG@5", "nDCG@20", "R@20", "PSP@1", "PSP@5")
-CAPTIONS = {"tfidf_knn": "TF-IDF nearest neighbours", "popularity": "label popularity"}
 EXAMPLES = 3
 
 
@@ -25,7 +24,7 @@ def main(settings: Settings) -> None:
     console = Console(highlight=False, soft_wrap=True)
     path = REPORTS / "metrics.json"
     published = read(REPORTS / "published.json")
-    console.print(metrics_table(read(path)))
+    console.print(metrics_table(EvaluationReport.load(path)))
     console.print("\nReports")
     for what, where in (
         ("all metrics", path),
@@ -54,19 +53,16 @@ def read(path: Path) -> dict[str, Any]:
     return found
 
 
-def metrics_table(metrics: dict[str, Any]) -> Table:
+def metrics_table(metrics: EvaluationReport) -> Table:
     """One row a metric: in percent, the model with its 95 % interval, and each baseline with its own."""
-    rankers = {"CascadeXML": (metrics["test"], metrics["intervals"])}
-    for name, figures in metrics["baselines"].items():
-        rankers[CAPTIONS.get(name, name)] = (figures, metrics["baseline_intervals"][name])
     table = Table(title="Test split, percent (95 % interval)", title_justify="left", box=None, padding=(0, 2, 0, 0))
     table.add_column("")
-    for ranker in rankers:
-        table.add_column(ranker, justify="right")
-    for name in SHOWN:
-        if name in metrics["test"]:
-            rows = [(100 * figures[name], *(100 * end for end in ends[name])) for figures, ends in rankers.values()]
-            table.add_row(name, *(f"{figure:.2f} ({low:.1f} to {high:.1f})" for figure, low, high in rows))
+    for ranker in metrics.rankers:
+        table.add_column(caption(ranker), justify="right")
+    for name in HEADLINES:
+        if name in metrics.model.figures:
+            cells = ((each.figures[name], *each.intervals[name]) for each in metrics.rankers.values())
+            table.add_row(name, *(f"{100 * f:.2f} ({100 * low:.1f} to {100 * high:.1f})" for f, low, high in cells))
     return table
 
 

@@ -20,6 +20,7 @@ from prefect.artifacts import create_markdown_artifact
 from cascadexml.bundle import beside
 from cascadexml.config import load_settings
 from cascadexml.errors import CascadeXMLError
+from cascadexml.evaluation.judgement import Judgement
 from cascadexml.registry import Registry, Version
 from flows import leash
 
@@ -198,16 +199,16 @@ def publish(folder: Path) -> Version:
 
 
 @task(task_run_name="judge")
-def judge(folder: Path, champion: Champion | None) -> dict[str, Any]:
-    """Compare the packed artifact with the champion on the same held-out records; see cascadexml.judgement."""
+def judge(folder: Path, champion: Champion | None) -> Judgement:
+    """Compare the packed artifact with the champion on the same held-out records; see cascadexml.evaluation.judge."""
     compared = [str(champion.path)] if champion else []
     run_command([PYTHON, "-m", "stages.judgement", *compared], folder)
-    return read_json(folder / JUDGEMENT / "judgement.json")
+    return Judgement.from_json(read_json(folder / JUDGEMENT / "judgement.json"))
 
 
 @task(task_run_name="settle", **NETWORK_RETRIES)
 def settle(
-    folder: Path, version: Version, champion: Champion | None, judgement: Mapping[str, Any], promote: Promote
+    folder: Path, version: Version, champion: Champion | None, judgement: Judgement, promote: Promote
 ) -> dict[str, Any]:
     """Keep the judgement in the registry, and make the version champion if the judgement says so.
 
@@ -219,8 +220,8 @@ def settle(
     """
     registry, name = model_registry(folder)
     against = champion.version.version if champion else None
-    promoted = promote == "always" or (promote == "if_better" and judgement["promote"])
-    reasons = [*judgement["reasons"], *([f"promote was set to {promote!r}."] if promote != "if_better" else [])]
+    promoted = promote == "always" or (promote == "if_better" and judgement.promote)
+    reasons = [*judgement.reasons, *([f"promote was set to {promote!r}."] if promote != "if_better" else [])]
     outcome = _outcome(folder, version, against, promoted, reasons)
     record = to_json(outcome).encode()
     key = f"{version.version}-against-{against or 'none'}-{hashlib.sha256(record).hexdigest()[:8]}"

@@ -1,26 +1,21 @@
 """evaluate: calibration on dev; every metric of the model and two baselines on test, once."""
 
-import json
-from dataclasses import asdict
-from typing import Any
-
 from cascadexml.bundle import beside
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError
-from cascadexml.evaluation.calibration import Calibration, expected_calibration_error, fit_calibration, suggestions
+from cascadexml.evaluation.calibration import Calibration, calibration_report, fit_calibration
 from cascadexml.evaluation.examples import examples_page
 from cascadexml.evaluation.plots import draw_evaluation
-from cascadexml.metrics import differences, evaluate
+from cascadexml.evaluation.report import OURS, EvaluationReport
+from cascadexml.metrics import Report, differences, evaluate
 from cascadexml.progress import console_progress
 from cascadexml.rankers.base import Documents, Ranker, load_ranker
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
 from cascadexml.ranking import Ranking
 from stages import CALIBRATION, CORPUS, MODEL, REPORTS, TOKENS, run
-
-OURS = "CascadeXML"
 
 
 def main(settings: Settings) -> None:
@@ -35,44 +30,33 @@ def main(settings: Settings) -> None:
     }
     test, Y_train, chosen = corpus.splits["test"], corpus.splits["train"].Y, settings.evaluate
 
-    def report(name: str, split: str) -> dict[str, Any]:
+    def report(name: str, split: str) -> Report:
         calibration, Y = calibrations[name], corpus.splits[split].Y
         ranking = calibration.calibrated(rankings[name][split])
         return evaluate(ranking, Y, Y_train, chosen, threshold=calibration.threshold, seed=settings.seed)
 
-    reports = {name: report(name, "test") for name in rankings}
-    ours, baselines = reports[OURS], {name: each for name, each in reports.items() if name != OURS}
+    baselines = {name: report(name, "test") for name in rankings if name != OURS}
     ranking, calibration = rankings[OURS]["test"], calibrations[OURS]
-    scores, hits = suggestions(ranking, test.Y, 5)
-    metrics = {
-        "test": ours["figures"],
-        "intervals": ours["intervals"],
-        "bins": ours["bins"],
-        "baselines": {name: each["figures"] for name, each in baselines.items()},
-        "baseline_intervals": {name: each["intervals"] for name, each in baselines.items()},
-        "baseline_bins": {name: each["bins"] for name, each in baselines.items()},
-        "differences": {
+    found = EvaluationReport(
+        model=report(OURS, "test"),
+        baselines=baselines,
+        differences={
             name: differences(ranking, rankings[name]["test"], test.Y, Y_train, chosen, seed=settings.seed)
             for name in baselines
         },
-        "dev": report(OURS, "dev")["figures"] if "dev" in rankings[OURS] else {},
-        "calibration": {
-            **asdict(calibration),
-            "ECE@5": expected_calibration_error(calibration.apply(scores), hits),
-            "ECE@5_of_scores": expected_calibration_error(scores, hits),
-        },
-    }
+        dev=report(OURS, "dev").figures if "dev" in rankings[OURS] else {},
+        calibration=calibration_report(calibration, ranking, test.Y),
+    )
     page = examples_page(calibration.calibrated(ranking), test, corpus.vocabulary, max(chosen.ks), chosen.examples)
     calibration.save(CALIBRATION)
     with beside(REPORTS / "evaluation") as folder:
         folder.mkdir()
-        draw_evaluation(reports, ranking, calibration, test.Y, chosen.ks, REPORTS / "training", folder)
+        draw_evaluation(found.rankers, ranking, calibration, test.Y, chosen.ks, REPORTS / "training", folder)
     with beside(REPORTS / "test_ranking.npz") as new:
         ranking.save(new)
     with beside(REPORTS / "examples.html") as new:
         new.write_text(page, encoding="utf-8")
-    with beside(REPORTS / "metrics.json") as new:
-        new.write_text(json.dumps(metrics, indent=1) + "\n", encoding="utf-8")
+    found.save(REPORTS / "metrics.json")
 
 
 def rank(corpus: Corpus, settings: Settings) -> dict[str, dict[str, Ranking]]:

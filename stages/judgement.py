@@ -4,14 +4,14 @@ import argparse
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from cascadexml.artifact.artifact import Artifact, open_artifact
 from cascadexml.bundle import MANIFEST, beside, sha256_of
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import DataError
-from cascadexml.evaluation.judgement import judge, render, slices_of, translate
+from cascadexml.evaluation.judge import judge, slices_of, translate
+from cascadexml.evaluation.judgement import ModelIdentity, render
 from cascadexml.progress import console_progress
 from cascadexml.ranking import Ranking
 from cascadexml.serving.predictor import Predictor
@@ -39,12 +39,12 @@ def main(settings: Settings, champion: str | None, challenger: str, out: Path) -
         settings.seed,
     )
     told = [note for role, artifact in artifacts.items() for note in notes(role, artifact, corpus)]
-    judgement = replace(judgement, notes=(*judgement.notes, *told))
-    content = judgement.to_json() | {"models": {role: identity(each) for role, each in artifacts.items()}}
+    models = {role: identity(each) for role, each in artifacts.items()}
+    judgement = replace(judgement, notes=(*judgement.notes, *told), models=models)
     with beside(out / "judgement.md") as new:
         new.write_text(render(judgement), encoding="utf-8")
     with beside(out / "judgement.json") as new:
-        new.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        new.write_text(json.dumps(judgement.to_json(), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def rank(artifact: Artifact, corpus: Corpus, settings: Settings) -> Ranking:
@@ -54,14 +54,12 @@ def rank(artifact: Artifact, corpus: Corpus, settings: Settings) -> Ranking:
     return translate(ranking, predictor.vocabulary, corpus.vocabulary)
 
 
-def identity(artifact: Artifact) -> dict[str, Any]:
-    """Which model was judged; `fingerprint` is what the registry calls so: SHA-256 of the manifest's bytes."""
-    return {
-        "name": artifact.meta["name"],
-        "fingerprint": sha256_of(artifact.path / MANIFEST),
-        "data_fingerprint": artifact.meta.get("data_fingerprint"),
-        "labels": artifact.meta["labels"],
-    }
+def identity(artifact: Artifact) -> ModelIdentity:
+    """Which model was judged."""
+    meta = artifact.meta
+    return ModelIdentity(
+        meta["name"], sha256_of(artifact.path / MANIFEST), meta.get("data_fingerprint"), meta["labels"]
+    )
 
 
 def notes(role: str, artifact: Artifact, corpus: Corpus) -> list[str]:

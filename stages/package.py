@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import yaml
@@ -14,8 +13,8 @@ import yaml
 from cascadexml.artifact.artifact import Origin, pack
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
-from cascadexml.errors import DataError
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.report import EvaluationReport
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from stages import ARTIFACT, CALIBRATION, CORPUS, MODEL, REFERENCE, REPORTS, run
 
@@ -37,7 +36,7 @@ def main(settings: Settings) -> None:
         vocabulary=corpus.vocabulary,
         label_counts=counts,
         calibration=Calibration.load(CALIBRATION),
-        metrics=read_metrics(REPORTS / "metrics.json"),
+        metrics=EvaluationReport.load(REPORTS / "metrics.json"),
         origin=Origin(
             name=settings.package.name,
             params={name: value for name, value in dataclasses.asdict(settings).items() if name not in OPERATION},
@@ -48,15 +47,6 @@ def main(settings: Settings) -> None:
         ),
         reference=REFERENCE,
     )
-
-
-def read_metrics(path: Path) -> dict[str, Any]:
-    """What the stage evaluate wrote."""
-    try:
-        metrics: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read ({error}): run dvc repro evaluate.") from None
-    return metrics
 
 
 def git_revision() -> str | None:

@@ -31,6 +31,7 @@ from cascadexml.artifact.model_card import render
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.report import EvaluationReport
 from cascadexml.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -126,10 +127,9 @@ class Artifact:
         counts: npt.NDArray[np.int64] = np.load(self.path / "label_counts.npy", allow_pickle=False)
         return counts
 
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> EvaluationReport:
         """The evaluation on test."""
-        metrics: dict[str, Any] = json.loads((self.path / "metrics.json").read_text(encoding="utf-8"))
-        return metrics
+        return EvaluationReport.load(self.path / "metrics.json")
 
 
 def pack(
@@ -141,7 +141,7 @@ def pack(
     vocabulary: Vocabulary,
     label_counts: npt.NDArray[np.integer],
     calibration: Calibration,
-    metrics: Mapping[str, Any],
+    metrics: EvaluationReport,
     origin: Origin,
     reference: Path | None = None,
 ) -> None:
@@ -155,7 +155,7 @@ def pack(
         vocabulary: its rows [0, L) are the model's labels.
         label_counts: (len(vocabulary),) training documents of each label.
         calibration: fitted on dev.
-        metrics: the evaluation on test, as `data/reports/metrics.json` holds it.
+        metrics: the evaluation on test.
         origin: where all this comes from.
         reference: a bundle that `Reference.save` wrote, or None to leave it out.
 
@@ -177,7 +177,7 @@ def pack(
         "labels": vocabulary.L,
         "parameters": _count_parameters(model / "model.safetensors"),
         "encoder": {key: encoder.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")},
-        "metrics": metrics.get("test", {}),
+        "metrics": dict(metrics.model.figures),
         "threshold": calibration.threshold,
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
     }
@@ -190,7 +190,7 @@ def pack(
         vocabulary.save(folder / "vocabulary.json")
         calibration.save(folder / "calibration.json")
         np.save(folder / "label_counts.npy", np.asarray(label_counts, dtype=np.int64), allow_pickle=False)
-        text = json.dumps(metrics, indent=1, sort_keys=True, ensure_ascii=False)
+        text = json.dumps(metrics.to_json(), indent=1, sort_keys=True, ensure_ascii=False)
         (folder / "metrics.json").write_text(text + "\n", encoding="utf-8")
         (folder / "model_card.md").write_text(render(meta, metrics), encoding="utf-8")
 

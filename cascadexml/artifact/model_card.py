@@ -8,6 +8,9 @@ from collections.abc import Iterable, Mapping
 from string import Template
 from typing import Any
 
+from cascadexml.evaluation.report import EvaluationReport
+from cascadexml.metrics.report import BinReport, Interval
+
 FAMILIES = ("P", "R", "nDCG", "PSP")
 
 CARD = Template("""\
@@ -69,13 +72,12 @@ $params
 """)
 
 
-def render(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
+def render(meta: Mapping[str, Any], metrics: EvaluationReport) -> str:
     """The model card in Markdown.
 
     Args:
         meta: what `artifact.pack` keeps in the manifest.
-        metrics: the evaluation, as `data/reports/metrics.json` holds it: "test" and "intervals", "baselines" and
-            "baseline_intervals" by ranker, "bins"; all but "test" may be missing.
+        metrics: the evaluation; parts that were not measured are left out.
     """
     params, package = meta["params"], meta["params"].get("package", {})
     encoder, libraries = meta["encoder"], meta["libraries"]
@@ -99,39 +101,33 @@ def render(meta: Mapping[str, Any], metrics: Mapping[str, Any]) -> str:
         data_licence=package.get("data_licence", "not stated"),
         evaluation=_evaluation(metrics),
         threshold=f"{meta['threshold']:.4f}",
-        bins=_bins(metrics.get("bins", {})),
+        bins=_bins(metrics.model.bins),
         params=json.dumps(params, indent=1, ensure_ascii=False),
     )
 
 
-def _evaluation(metrics: Mapping[str, Any]) -> str:
-    test, baselines = metrics.get("test", {}), metrics.get("baselines", {})
-    intervals, baseline_intervals = metrics.get("intervals", {}), metrics.get("baseline_intervals", {})
-    names = [name for name in test if name.partition("@")[0] in FAMILIES or "@" not in name]
+def _evaluation(metrics: EvaluationReport) -> str:
+    names = [name for name in metrics.model.figures if name.partition("@")[0] in FAMILIES or "@" not in name]
     if not names:
         return "Not measured."
+    reports = (metrics.model, *metrics.baselines.values())
     rows = (
-        [
-            name,
-            _figure(test[name], intervals.get(name)),
-            *(_figure(baselines[b].get(name), baseline_intervals.get(b, {}).get(name)) for b in baselines),
-        ]
-        for name in names
+        [name, *(_figure(report.figures.get(name), report.intervals.get(name)) for report in reports)] for name in names
     )
-    return _table(["", "this model", *(f"baseline {name}" for name in baselines)], rows)
+    return _table(["", "this model", *(f"baseline {name}" for name in metrics.baselines)], rows)
 
 
-def _bins(bins: Mapping[str, Mapping[str, Any]]) -> str:
+def _bins(bins: Mapping[str, BinReport]) -> str:
     """Recall by how often labels occur in train: where a reader sees what the averages hide."""
-    names = list(dict.fromkeys(name for report in bins.values() for name in report if name.startswith("R@")))
+    names = list(dict.fromkeys(name for report in bins.values() for name in report.figures if name.startswith("R@")))
     if not names:
         return ""
     rows = (
         [
             bin_,
-            f"{report['labels']:,}",
-            f"{report['pairs']:,}",
-            *(_figure(report.get(name), report.get("intervals", {}).get(name)) for name in names),
+            f"{report.labels:,}",
+            f"{report.pairs:,}",
+            *(_figure(report.figures.get(name), report.intervals.get(name)) for name in names),
         ]
         for bin_, report in bins.items()
     )
@@ -139,7 +135,7 @@ def _bins(bins: Mapping[str, Mapping[str, Any]]) -> str:
     return f"\nRecall by label frequency:\n\n{table}\n"
 
 
-def _figure(value: float | None, interval: list[float] | None) -> str:
+def _figure(value: float | None, interval: Interval | None) -> str:
     if value is None:
         return "-"
     span = f" ({100 * interval[0]:.2f} to {100 * interval[1]:.2f})" if interval else ""

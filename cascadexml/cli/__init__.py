@@ -5,6 +5,7 @@ Exit codes: 0 all went well, 1 a failure (one line on stderr says which), 2 wron
 
 import argparse
 import bz2
+import dataclasses
 import gzip
 import io
 import json
@@ -19,12 +20,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, TypeVar, cast
 
 from cascadexml import __version__
 from cascadexml.bundle import beside
 from cascadexml.cli import registry as registry_cli
-from cascadexml.errors import CascadeXMLError, DataError
+from cascadexml.errors import CascadeXMLError, DataError, FormatError
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+    from cascadexml.evaluation.records import RecordsReport
+
+    Section = TypeVar("Section", bound=DataclassInstance)
 
 PREDICT = """\
 Read texts, one a line, and write one line of JSON for each:
@@ -52,7 +60,6 @@ examples:
   cascadexml evaluate data/models/artifact --data records.parquet --json > figures.json
 """
 INFO = "Verify every byte of an artifact and say what it is: labels, encoder, data, parameters, figures, licence, size."
-HEADLINES = {f"{family}@{k}" for family in ("P", "nDCG", "PSP") for k in (1, 3, 5, 20)}
 INFO_EXAMPLES = """\
 examples:
   cascadexml info data/models/artifact
@@ -206,20 +213,44 @@ def _parse(number: int, line: bytes, form: str) -> _Record:
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     from cascadexml.artifact.artifact import open_artifact
-    from cascadexml.evaluation.assessment import assess, read_labelled
+    from cascadexml.config import ColumnSettings, DownloadSettings, EvaluateSettings
+    from cascadexml.data.labelled import read_labelled
+    from cascadexml.evaluation.records import evaluate_on_records, matrix_with_uses
     from cascadexml.progress import console_progress
-    from cascadexml.serving.predictor import Predictor
 
     artifact = open_artifact(arguments.path)
-    records = read_labelled(Path(arguments.data), artifact.meta["params"])
-    predictor = Predictor.from_artifact(artifact, arguments.device, arguments.batch_size)
-    found = assess(predictor, artifact, records, console_progress())
-    _print(json.dumps(found, indent=1, ensure_ascii=False) if arguments.json else _table(found))
+    params, vocabulary = artifact.meta["params"], artifact.vocabulary()
+    source = dict(params.get("download", {}))
+    source["columns"] = _section(ColumnSettings, source.get("columns", {}))
+    kept = {name: source[name] for name in ("columns", "label_separator") if name in source}
+    records = read_labelled(Path(arguments.data), DownloadSettings(**kept))
+    try:
+        Y_train = matrix_with_uses(artifact.label_counts(), artifact.meta["documents"]["train"], len(vocabulary))
+    except ValueError as error:
+        raise FormatError(
+            f"{artifact.path}/label_counts.npy does not fit its model ({error}): pack it again."
+        ) from None
+    found = evaluate_on_records(
+        artifact.ranker(arguments.device, arguments.batch_size),
+        artifact.calibration(),
+        vocabulary,
+        Y_train,
+        records,
+        _section(EvaluateSettings, params.get("evaluate", {})),
+        console_progress(),
+    )
+    _print(json.dumps(found.to_json(), indent=1, ensure_ascii=False) if arguments.json else _table(found))
 
 
-def _table(found: Mapping[str, Any]) -> str:
+def _section(kind: type["Section"], values: Mapping[str, Any]) -> "Section":
+    """A section of the settings from what an artifact keeps; keys of other versions of the library are passed over."""
+    known = {field.name for field in dataclasses.fields(kind)}
+    return kind(**{key: value for key, value in values.items() if key in known})
+
+
+def _table(found: "RecordsReport") -> str:
     """Figures in percent, one line a metric and one for its intervals."""
-    figures, intervals = found["figures"], found["intervals"]
+    figures, intervals = found.report.figures, found.report.intervals
     ks = [name.partition("@")[2] for name in figures if name.startswith("P@")]
     lines = [" " * 10 + "".join(f"{f'@{k}':>14}" for k in ks)]
     for family in dict.fromkeys(name.partition("@")[0] for name in figures if "@" in name):
@@ -232,18 +263,18 @@ def _table(found: Mapping[str, Any]) -> str:
         if names[0] in intervals:
             spans = (f"{100 * intervals[name][0]:.2f}-{100 * intervals[name][1]:.2f}" for name in names)
             lines.append(indent + "".join(f"{span:>14}" for span in spans))
-    documents, labels = found["documents"], found["labels"]
     at_threshold = ", ".join(f"{name} {100 * value:.2f}" for name, value in figures.items() if "@" not in name)
-    lines.append(f"at the threshold {labels['threshold']:.4f} chosen on dev: {at_threshold}")
+    lines.append(f"at the threshold {found.threshold:.4f} chosen on dev: {at_threshold}")
     lines.append(
-        f"{documents['evaluated']:,} documents ({documents['left_out']:,} left out), {labels['known']:,} labels known, "
-        f"{labels['unknown']:,} of the documents' labels unknown"
+        f"{found.evaluated:,} documents ({found.left_out:,} left out), {found.known:,} labels known, "
+        f"{found.unknown:,} of the documents' labels unknown"
     )
     return "\n".join(lines)
 
 
 def _info(arguments: argparse.Namespace) -> None:
     from cascadexml.artifact.artifact import open_artifact
+    from cascadexml.evaluation.report import HEADLINES
 
     artifact = open_artifact(arguments.path)
     meta = artifact.meta

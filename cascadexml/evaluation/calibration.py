@@ -16,6 +16,7 @@ from scipy import optimize, sparse, special
 
 from cascadexml.bundle import beside
 from cascadexml.errors import FormatError
+from cascadexml.evaluation.report import CalibrationReport
 from cascadexml.metrics import Bool, Float64, hit_matrix
 from cascadexml.ranking import NO_LABEL, Ranking
 
@@ -150,6 +151,16 @@ def expected_calibration_error(probabilities: Float64, hits: Bool, bins: int = 1
     """Mean distance between probability and share right, weighted by bin size (Guo et al., 2017, equation 3)."""
     table = reliability(probabilities, hits, bins)
     return float(np.sum(table.size * np.abs(table.probability - table.right)) / max(table.size.sum(), 1))
+
+
+def calibration_report(calibration: Calibration, ranking: Ranking, Y: sparse.csr_matrix) -> CalibrationReport:
+    """The calibration beside its error on the first five suggestions; (N, K) ranking, scores before calibration."""
+    scores, hits = suggestions(ranking, Y, 5)
+    return CalibrationReport(
+        **asdict(calibration),
+        error=expected_calibration_error(calibration.apply(scores), hits),
+        error_of_scores=expected_calibration_error(scores, hits),
+    )
 
 
 def _logit(scores: npt.NDArray[np.floating]) -> Float64:

@@ -13,14 +13,13 @@ from matplotlib.ticker import NullFormatter
 from scipy import sparse
 
 from cascadexml.evaluation.calibration import Calibration, Reliability, reliability, suggestions
-from cascadexml.metrics import Bool, Float64
+from cascadexml.evaluation.report import caption
+from cascadexml.metrics import Bool, Float64, Report
 from cascadexml.ranking import Ranking
 
 # Okabe and Ito (2008): told apart by readers with any colour vision.
 _COLOURS = ("#0072b2", "#e69f00", "#999999", "#009e73", "#cc79a7", "#56b4e9")
 _INK = "#333333"
-
-_CAPTIONS = {"tfidf_knn": "TF-IDF nearest neighbours", "popularity": "label popularity"}
 
 # What `cascadexml.training` records, by panel.
 _PANELS = {
@@ -34,7 +33,7 @@ _PANELS = {
 
 
 def draw_evaluation(
-    reports: Mapping[str, Mapping[str, Any]],
+    reports: Mapping[str, Report],
     ranking: Ranking,
     calibration: Calibration,
     Y: sparse.csr_matrix,
@@ -45,7 +44,7 @@ def draw_evaluation(
     """Write every table and picture of an evaluation into `folder`.
 
     Args:
-        reports: what `metrics.evaluate` gives for test, by ranker; the model first.
+        reports: on test, by ranker; the model first.
         ranking: (N, K) of the model on test, with scores before calibration.
         calibration: of the model.
         Y: (N, len(vocabulary)) true labels of test.
@@ -55,13 +54,13 @@ def draw_evaluation(
     """
     ks = sorted(ks)
     k = suggestions_shown(ks)
-    caption = f"the first {k} suggestions" if k > 1 else "the first suggestion"
+    looked_at = f"the first {k} suggestions" if k > 1 else "the first suggestion"
     raw, hits = suggestions(ranking, Y, k)
     calibrated = calibration.apply(raw)
     precision_at_k(reports, ks, folder)
     recall_by_frequency(reports, k, folder)
-    reliability_curve(reliability(raw, hits), reliability(calibrated, hits), caption, folder)
-    score_distribution(calibrated, hits, calibration.threshold, caption, folder)
+    reliability_curve(reliability(raw, hits), reliability(calibrated, hits), looked_at, folder)
+    score_distribution(calibrated, hits, calibration.threshold, looked_at, folder)
     training_curves(training, folder / "training.png")
 
 
@@ -79,43 +78,43 @@ def write_table(path: Path, columns: Mapping[str, Iterable[Any]]) -> None:
             writer.writerow(f"{cell:.6g}" if isinstance(cell, float) else cell for cell in row)
 
 
-def precision_at_k(reports: Mapping[str, Mapping[str, Any]], ks: Sequence[int], folder: Path) -> None:
+def precision_at_k(reports: Mapping[str, Report], ks: Sequence[int], folder: Path) -> None:
     """P@k of each ranker: baselines.csv (k, one column a ranker) and precision_at_k.png with 95 % intervals.
 
     Args:
-        reports: what `metrics.evaluate` gives, by ranker; the model first.
+        reports: by ranker; the model first.
         ks: the cut-offs, rising.
         folder: where both files go.
     """
     names = [f"P@{k}" for k in ks]
-    values = {ranker: [report["figures"][name] for name in names] for ranker, report in reports.items()}
+    values = {ranker: [report.figures[name] for name in names] for ranker, report in reports.items()}
     write_table(folder / "baselines.csv", {"k": ks, **values})
-    intervals = {ranker: [report["intervals"][name] for name in names] for ranker, report in reports.items()}
+    intervals = {ranker: [report.intervals[name] for name in names] for ranker, report in reports.items()}
     figure, axes = _figure("Precision at k on test")
     _grouped_bars(axes, names, values, intervals)
     axes.set_ylabel("precision, with 95 % intervals")
     _save(figure, folder / "precision_at_k.png")
 
 
-def recall_by_frequency(reports: Mapping[str, Mapping[str, Any]], k: int, folder: Path) -> None:
+def recall_by_frequency(reports: Mapping[str, Report], k: int, folder: Path) -> None:
     """R@k on each bin of label frequency: bins.csv (bin, one column a ranker) and recall_by_frequency.png.
 
     Bins without a true label on test are left out. Arguments as of `precision_at_k`.
     """
-    first = next(iter(reports.values()))["bins"]
-    bins = [name for name, report in first.items() if report["pairs"]]
+    first = next(iter(reports.values())).bins
+    bins = [name for name, report in first.items() if report.pairs]
     name = f"R@{k}"
-    values = {ranker: [report["bins"][b][name] for b in bins] for ranker, report in reports.items()}
+    values = {ranker: [report.bins[b].figures[name] for b in bins] for ranker, report in reports.items()}
     write_table(folder / "bins.csv", {"bin": bins, **values})
-    intervals = {ranker: [report["bins"][b]["intervals"][name] for b in bins] for ranker, report in reports.items()}
+    intervals = {ranker: [report.bins[b].intervals[name] for b in bins] for ranker, report in reports.items()}
     figure, axes = _figure(f"Recall at {k} on test, by how often a label occurs in train")
-    captions = [f"{b}\n{first[b]['labels_true']:,} labels\n{first[b]['pairs']:,} uses" for b in bins]
+    captions = [f"{b}\n{first[b].labels_true:,} labels\n{first[b].pairs:,} uses" for b in bins]
     _grouped_bars(axes, captions, values, intervals)
     axes.set_ylabel(f"share of true labels in the top {k}")
     _save(figure, folder / "recall_by_frequency.png")
 
 
-def reliability_curve(raw: Reliability, calibrated: Reliability, caption: str, folder: Path) -> None:
+def reliability_curve(raw: Reliability, calibrated: Reliability, what: str, folder: Path) -> None:
     """Share right against score and probability: reliability.csv (filled bins of `calibrated`), reliability.png."""
     filled = calibrated.size > 0
     write_table(
@@ -129,7 +128,7 @@ def reliability_curve(raw: Reliability, calibrated: Reliability, caption: str, f
     )
     figure = Figure(figsize=(6, 6.4), dpi=120, layout="constrained")
     axes, counts = figure.subplots(2, 1, sharex=True, height_ratios=[4, 1])
-    axes.set_title(f"Reliability on test: {caption}", loc="left", color=_INK)
+    axes.set_title(f"Reliability on test: {what}", loc="left", color=_INK)
     axes.plot([0, 1], [0, 1], color="#bbbbbb", linestyle="--", linewidth=1, label="ideal")
     for table, label, colour, marker in (
         (raw, "score", _COLOURS[1], "s"),
@@ -150,7 +149,7 @@ def reliability_curve(raw: Reliability, calibrated: Reliability, caption: str, f
     _save(figure, folder / "reliability.png")
 
 
-def score_distribution(probabilities: Float64, hits: Bool, threshold: float, caption: str, folder: Path) -> None:
+def score_distribution(probabilities: Float64, hits: Bool, threshold: float, what: str, folder: Path) -> None:
     """Right and wrong suggestions by probability: scores.csv (probability, right, wrong) and scores.png."""
     edges = np.linspace(0, 1, 21)
     right, _ = np.histogram(probabilities[hits], edges)
@@ -159,7 +158,7 @@ def score_distribution(probabilities: Float64, hits: Bool, threshold: float, cap
     write_table(
         folder / "scores.csv", {"probability": middles.tolist(), "right": right.tolist(), "wrong": wrong.tolist()}
     )
-    figure, axes = _figure(f"Probabilities on test: {caption}")
+    figure, axes = _figure(f"Probabilities on test: {what}")
     axes.bar(edges[:-1], right, np.diff(edges), align="edge", color=_COLOURS[0], edgecolor="white", label="right")
     axes.bar(
         edges[:-1], wrong, np.diff(edges), right, align="edge", color=_COLOURS[1], edgecolor="white", label="wrong"
@@ -227,7 +226,7 @@ def _grouped_bars(
         low, high = np.asarray(intervals[ranker]).T
         # A percentile interval of a skewed figure may lie on one side of it.
         whiskers = np.maximum([height - low, high - height], 0)
-        axes.bar(at, height, width * 0.92, color=_COLOURS[i % len(_COLOURS)], label=_CAPTIONS.get(ranker, ranker))
+        axes.bar(at, height, width * 0.92, color=_COLOURS[i % len(_COLOURS)], label=caption(ranker))
         axes.errorbar(at, height, whiskers, fmt="none", ecolor=_INK, elinewidth=1, capsize=2)
         for x, y, top in zip(at, height, high, strict=True):
             axes.annotate(

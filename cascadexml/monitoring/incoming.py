@@ -24,11 +24,11 @@ from cascadexml.artifact.artifact import Artifact
 from cascadexml.bundle import MANIFEST, read_bundle, sha256_of
 from cascadexml.config import DownloadSettings, DriftSettings, ValidateSettings
 from cascadexml.data import readers
+from cascadexml.data.labelled import label_matrix
 from cascadexml.data.readers.matrix import is_matrix_layout
 from cascadexml.data.readers.records import OPENERS, RECORD_SCHEMA, concatenate, opened, text_columns
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
-from cascadexml.evaluation.assessment import label_matrix
 from cascadexml.monitoring.drift import Check, as_json, compare, decide, quality_figures, rounded, unseen_figures
 from cascadexml.monitoring.reference import Profile, Reference, make_profile, metadata_columns, observe
 from cascadexml.progress import Progress, silent

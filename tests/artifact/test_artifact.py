@@ -16,6 +16,7 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.report import EvaluationReport
 from tests.support.tiny_artifacts import MAX_LENGTH, SETTINGS, pack_again, pack_tiny, tiny_metrics
 
 
@@ -51,7 +52,7 @@ def test_the_manifest_tells_where_the_model_comes_from(packed: Path, small_corpu
     assert (meta["git_revision"], meta["dvc_lock"]) == ("0" * 40, "1" * 64)
     assert meta["documents"] == {"train": 300, "dev": 60, "test": 60}
     assert meta["labels"] == small_corpus.vocabulary.L
-    assert meta["metrics"] == tiny_metrics()["test"]
+    assert meta["metrics"] == tiny_metrics().model.figures
     assert meta["params"]["train"]["epochs"] == 1.0
     model = Predictor.load(packed, device="cpu").ranker.network  # type: ignore[attr-defined]
     assert meta["parameters"] == sum(tensor.numel() for tensor in model.state_dict().values())
@@ -210,7 +211,7 @@ def test_the_model_card_is_filled_from_the_run(packed: Path, small_corpus: Corpu
 
 
 def test_a_card_without_evaluation_says_so(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
-    pack_again(tmp_path / "bare", packed.parent, small_corpus, metrics={}, origin=Origin(name="bare"))
+    pack_again(tmp_path / "bare", packed.parent, small_corpus, metrics=EvaluationReport(), origin=Origin(name="bare"))
     card = (tmp_path / "bare" / "model_card.md").read_text(encoding="utf-8")
     assert "Not measured." in card
     assert "Not stated." in card

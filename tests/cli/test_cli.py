@@ -15,7 +15,6 @@ from cascadexml import Predictor
 from cascadexml.artifact.artifact import open_artifact
 from cascadexml.cli import main
 from cascadexml.data.corpus import Corpus
-from cascadexml.evaluation.assessment import LabelledRecords, assess, label_matrix, read_labelled
 from tests.conftest import sample_records
 from tests.support.tiny_artifacts import pack_again, pack_tiny
 
@@ -273,32 +272,6 @@ def test_evaluate_equals_precision_and_recall_counted_by_hand(
     assert f"{100 * np.mean(recalls):.2f}" in out
 
 
-def test_assessing_equals_the_metrics_on_the_corpus(
-    artifact: Path, predictor: Predictor, small_corpus: Corpus, labelled: Path
-) -> None:
-    """On the corpus itself the kept label counts give the figures that its own train matrix gives."""
-    import pyarrow as pa
-
-    from cascadexml.config import EvaluateSettings
-    from cascadexml.metrics import evaluate
-
-    test, vocabulary = small_corpus.splits["test"], small_corpus.vocabulary
-    ranking = predictor.rank(test.texts, 100)
-    ids = [
-        sorted({vocabulary.ids[row] for row in (*test.Y[n].indices, ranking.labels[n, n % 7])})
-        for n in range(len(test))
-    ]
-    labels = pa.array(ids, pa.list_(pa.string()))
-    Y = label_matrix(labels, vocabulary)
-    assert [sorted(vocabulary.ids[row] for row in Y[n].indices) for n in range(len(test))] == ids
-    found = assess(predictor, open_artifact(artifact), LabelledRecords(test.texts, labels, 0))
-    train = small_corpus.splits["train"].Y
-    expected = evaluate(ranking, Y, train, EvaluateSettings(), threshold=predictor.threshold)
-    assert found["figures"] == pytest.approx(expected["figures"])
-    assert found["figures"]["PSP@1"] > 0
-    assert found["bins"]["tail"] == expected["bins"]["tail"]
-
-
 def test_label_counts_beyond_the_documents_are_one_sentence(
     artifact: Path, small_corpus: Corpus, labelled: Path, tmp_path: Path
 ) -> None:
@@ -311,23 +284,3 @@ def test_label_counts_beyond_the_documents_are_one_sentence(
     assert ended.returncode == 1
     assert "odd/label_counts.npy does not fit its model (counts from" in ended.stderr
     assert "Traceback" not in ended.stderr
-
-
-def test_labels_that_stand_twice_or_are_unknown(small_corpus: Corpus) -> None:
-    import pyarrow as pa
-
-    first = small_corpus.vocabulary.ids[0]
-    labels = pa.array([["new:1", first, first], ["new:2", "new:1"]])
-    Y = label_matrix(labels, small_corpus.vocabulary)
-    V = len(small_corpus.vocabulary)
-    assert Y.shape == (2, V + 2)
-    assert Y.toarray()[:, [0, V, V + 1]].tolist() == [[1, 1, 0], [0, 1, 1]]
-    assert Y.sum() == 4
-
-
-def test_columns_are_called_as_in_the_models_own_data(tmp_path: Path) -> None:
-    file = tmp_path / "records.csv"
-    file.write_text("headline,body,tags\nWater,is wet,a|b\n")
-    columns = {"id": "key", "text": "headline+body", "labels": "tags", "of_a_later_version": 1}
-    found = read_labelled(file, {"download": {"columns": columns, "label_separator": "|"}})
-    assert (found.texts, found.labels.to_pylist()) == (["Water is wet"], [["a", "b"]])

@@ -14,7 +14,8 @@ from scipy import sparse
 from cascadexml.config import EvaluateSettings, JudgeSettings, settings_from
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError
-from cascadexml.evaluation.judgement import judge, render, slices_of, translate
+from cascadexml.evaluation.judge import judge, slices_of, translate
+from cascadexml.evaluation.judgement import Judgement, render
 from cascadexml.ranking import NO_LABEL, Ranking
 
 EVALUATE = EvaluateSettings(ks=[1, 5], top_k=20, bootstrap_samples=200, torso=12, head=40)
@@ -90,9 +91,9 @@ def test_every_number_equals_that_of_a_bootstrap_one_document_at_a_time():
         low, high = np.percentile(resampled, [2.5, 97.5])
         assert (comparison.low, comparison.high) == pytest.approx((low, high), abs=1e-9)
     assert found.lower_bound == pytest.approx(np.percentile([mean(draw) for draw in draws], 5), abs=1e-9)
-    assert found.champion["figures"]["nDCG@5"] == pytest.approx(sum(ndcg["a"]) / N)
+    assert found.champion.figures["nDCG@5"] == pytest.approx(sum(ndcg["a"]) / N)
     low, high = np.percentile([sum(ndcg["b"][n] for n in draw) / N for draw in draws], [2.5, 97.5])
-    assert found.challenger["intervals"]["nDCG@5"] == pytest.approx([low, high])
+    assert found.challenger.intervals["nDCG@5"] == pytest.approx([low, high])
 
 
 @pytest.mark.parametrize("skill", [0.0, 0.4, 5.0])
@@ -232,7 +233,7 @@ def test_without_a_champion_the_challenger_is_promoted(Y):
     assert found.promote
     assert "no champion yet" in found.reasons[0]
     assert found.champion is None
-    assert 0 < found.challenger["figures"]["nDCG@5"] < 1
+    assert 0 < found.challenger.figures["nDCG@5"] < 1
     assert "no champion yet" in render(found)
 
 
@@ -278,7 +279,7 @@ def test_promotion_means_all_that_it_promises(seed, skill, margin):
         assert check.failed == (check.difference < -JUDGE.max_fall or check.high < 0)
     assert found.promote == (found.lower_bound > margin and not any(check.failed for check in checks))
     assert len(found.reasons) == 1 + max(1, sum(check.failed for check in checks))
-    assert json.loads(json.dumps(found.to_json(), allow_nan=False)) == found.to_json()
+    assert Judgement.from_json(json.loads(json.dumps(found.to_json(), allow_nan=False))) == found
     assert found.difference.low <= found.lower_bound <= found.difference.high
 
 
@@ -310,7 +311,7 @@ def test_labels_that_only_one_vocabulary_has_count_as_wrong_and_as_missed():
     found = translate(ranking, model, corpus)
     assert found.labels.tolist() == [[NO_LABEL, 0, NO_LABEL], [1, 0, NO_LABEL]]
     Y = sparse.csr_matrix(np.float32([[1, 0, 0], [0, 1, 1]]))
-    figures = decide(None, found, Y, evaluate=replace(EVALUATE, ks=[1, 2], top_k=3)).challenger["figures"]
+    figures = decide(None, found, Y, evaluate=replace(EVALUATE, ks=[1, 2], top_k=3)).challenger.figures
     # The unknown first suggestion keeps its place: "a" stays second. "new" cannot be found.
     assert figures["P@1"] == 0.5
     assert figures["P@2"] == 0.5

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,8 @@ def folder(tmp_path_factory, small_corpus) -> Path:
     folder = tmp_path_factory.mktemp("artifacts")
     pack_tiny(folder, small_corpus).rename(folder / "a")
     metrics = tiny_metrics()
-    metrics["test"]["P@1"] = 0.5
-    pack_again(folder / "b", folder, small_corpus, metrics=metrics)
+    better = replace(metrics.model, figures={**metrics.model.figures, "P@1": 0.5})
+    pack_again(folder / "b", folder, small_corpus, metrics=replace(metrics, model=better))
     vocabulary = small_corpus.vocabulary
     names = ("renamed", *vocabulary.names[1:])
     pack_again(folder / "packed", folder, small_corpus, vocabulary=Vocabulary(vocabulary.ids, names, vocabulary.L))

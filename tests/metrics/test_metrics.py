@@ -9,10 +9,11 @@ from hypothesis import strategies as st
 from scipy import sparse
 from sklearn.metrics import f1_score, ndcg_score, precision_score, recall_score
 
-from cascadexml import metrics
 from cascadexml.config import EvaluateSettings
 from cascadexml.errors import ConfigError
 from cascadexml.metrics import (
+    at_k,
+    bootstrap,
     bootstrap_intervals,
     catalogue_coverage,
     coverage,
@@ -166,21 +167,21 @@ def test_coverage_and_bins_equal_their_definitions(problem):
         top = [set(ranking.labels[n, :k].tolist()) - {NO_LABEL} for n in range(N)]
         found = {(n, label) for n, label in pairs if label in top[n]}
         everywhere = len({label for _, label in pairs})
-        assert report["figures"][f"coverage@{k}"] == len({label for _, label in found}) / max(everywhere, 1)
+        assert report.figures[f"coverage@{k}"] == len({label for _, label in found}) / max(everywhere, 1)
         rankable, named = set(range(V)) - bins["unseen"], set().union(*top)
-        assert report["figures"][f"catalogue_coverage@{k}"] == len(named & rankable) / max(len(rankable), 1)
+        assert report.figures[f"catalogue_coverage@{k}"] == len(named & rankable) / max(len(rankable), 1)
         for name, labels in bins.items():
             inside = [pair for pair in pairs if pair[1] in labels]
-            assert report["bins"][name]["labels"] == len(labels)
-            assert report["bins"][name]["pairs"] == len(inside)
-            assert report["bins"][name]["labels_true"] == len({label for _, label in inside})
+            assert report.bins[name].labels == len(labels)
+            assert report.bins[name].pairs == len(inside)
+            assert report.bins[name].labels_true == len({label for _, label in inside})
             if inside:
                 hits = [pair for pair in inside if pair in found]
-                assert report["bins"][name][f"R@{k}"] == pytest.approx(len(hits) / len(inside))
+                assert report.bins[name].figures[f"R@{k}"] == pytest.approx(len(hits) / len(inside))
                 reached = len({label for _, label in hits}) / len({label for _, label in inside})
-                assert report["bins"][name][f"coverage@{k}"] == pytest.approx(reached)
-        parts = sum(report["bins"][name].get(f"P@{k}_part", 0.0) for name in bins)
-        assert parts == pytest.approx(report["figures"][f"P@{k}"])
+                assert report.bins[name].figures[f"coverage@{k}"] == pytest.approx(reached)
+        parts = sum(report.bins[name].figures.get(f"P@{k}_part", 0.0) for name in bins)
+        assert parts == pytest.approx(report.figures[f"P@{k}"])
 
 
 def test_bins_share_out_all_labels_even_when_head_starts_below_torso():
@@ -200,7 +201,7 @@ def test_unseen_labels_count_against_recall_and_ndcg():
     assert found["nDCG@2"][0] == pytest.approx(1 / (1 + 1 / math.log2(3)))
     assert found["PSP@2"][0] < 0.5
     assert coverage(ranking, Y, np.ones(4, dtype=bool), [2])["coverage@2"] == pytest.approx(1 / 3)
-    assert evaluate(ranking, Y, Y_train, EvaluateSettings(ks=[2]))["bins"]["unseen"]["R@2"] == 0.0
+    assert evaluate(ranking, Y, Y_train, EvaluateSettings(ks=[2])).bins["unseen"].figures["R@2"] == 0.0
 
 
 def test_documents_without_labels_score_zero_and_stay_in_the_mean():
@@ -227,8 +228,8 @@ def test_chunks_change_nothing(monkeypatch):
     whole, interval = hit_matrix(ranking, Y), bootstrap_intervals(rng.random(50), 40, 7)
     rng = np.random.default_rng(0)
     random_labels(rng, 50, 20, 6), rng.random((50, 20))
-    monkeypatch.setattr(metrics, "_DOCUMENTS_A_CHUNK", 7)
-    monkeypatch.setattr(metrics, "_CELLS_A_CHUNK", 150)
+    monkeypatch.setattr(at_k, "_DOCUMENTS_A_CHUNK", 7)
+    monkeypatch.setattr(bootstrap, "_CELLS_A_CHUNK", 150)
     np.testing.assert_array_equal(hit_matrix(ranking, Y), whole)
     np.testing.assert_array_equal(bootstrap_intervals(rng.random(50), 40, 7), interval)
 
@@ -286,19 +287,19 @@ def test_differences_are_the_differences_of_the_figures():
     Y, chosen = random_labels(rng, 60, 12, 4), EvaluateSettings(ks=[1, 5], bootstrap_samples=50)
     a, b = (Ranking.from_scores(rng.random((60, 12)) + bonus * Y.toarray(), 10) for bonus in (0.3, 0.0))
     found = differences(a, b, Y, Y, chosen)
-    ours, theirs = (evaluate(each, Y, Y, chosen)["figures"] for each in (a, b))
+    ours, theirs = (evaluate(each, Y, Y, chosen).figures for each in (a, b))
     for name, difference in found.items():
-        assert difference["difference"] == pytest.approx(ours[name] - theirs[name]), name
-        assert difference["low"] <= difference["difference"] <= difference["high"]
+        assert difference.difference == pytest.approx(ours[name] - theirs[name]), name
+        assert difference.low <= difference.difference <= difference.high
 
 
 def test_intervals_hold_the_figures():
     rng = np.random.default_rng(0)
     Y, ranking = random_labels(rng, 80, 12, 4), Ranking.from_scores(rng.random((80, 12)), 10)
     report = evaluate(ranking, Y, Y, EvaluateSettings(ks=[1, 5], bootstrap_samples=200), threshold=0.5)
-    assert {"micro_F1", "PSnDCG@5"} <= set(report["intervals"])
-    for name, (low, high) in report["intervals"].items():
-        assert low <= report["figures"][name] <= high, name
+    assert {"micro_F1", "PSnDCG@5"} <= set(report.intervals)
+    for name, (low, high) in report.intervals.items():
+        assert low <= report.figures[name] <= high, name
 
 
 def test_a_ranking_cut_shorter_than_k_is_refused():

@@ -33,7 +33,7 @@ def settings(tmp_path: Path, small_corpus: Corpus, monkeypatch: pytest.MonkeyPat
         TokenStore.build(TOKENS / name, small_corpus.splits[name].texts, load_tokenizer("encoder"), 20)
     reference.main(Settings())
     REPORTS.mkdir()
-    (REPORTS / "metrics.json").write_text(json.dumps(tiny_metrics()))
+    tiny_metrics().save(REPORTS / "metrics.json")
     return replace(
         Settings(),
         encoder=EncoderSettings(name="encoder"),

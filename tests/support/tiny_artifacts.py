@@ -13,7 +13,9 @@ from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.report import EvaluationReport
 from cascadexml.labels.tree import build_tree
+from cascadexml.metrics import BinReport, Report
 from cascadexml.monitoring.reference import make_reference
 from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
 from cascadexml.rankers.cascade.network import KIND, VERSION, CascadeXML, ModelConfig
@@ -36,17 +38,14 @@ def tiny_model(corpus: Corpus, encoder: Path) -> CascadeXML:
     return model.eval()
 
 
-def tiny_metrics() -> dict[str, Any]:
+def tiny_metrics() -> EvaluationReport:
     """Figures of the shape that the stage evaluate writes; their values mean nothing."""
     figures = {"P@1": 0.4321, "nDCG@5": 0.5, "PSP@1": 0.25, "F1@1": 0.1, "micro_F1": 0.3}
-    intervals = {name: [value - 0.01, value + 0.01] for name, value in figures.items()}
-    return {
-        "test": figures,
-        "intervals": intervals,
-        "bins": {"tail": {"labels": 7, "labels_true": 5, "pairs": 9, "R@5": 0.125, "intervals": {"R@5": [0.1, 0.15]}}},
-        "baselines": {"popularity": {name: value / 4 for name, value in figures.items()}},
-        "baseline_intervals": {"popularity": {"P@1": [0.1, 0.11]}},
-    }
+    intervals = {name: (value - 0.01, value + 0.01) for name, value in figures.items()}
+    return EvaluationReport(
+        Report(figures, intervals, {"tail": BinReport(7, 5, 9, {"R@5": 0.125}, {"R@5": (0.1, 0.15)})}),
+        {"popularity": Report({name: value / 4 for name, value in figures.items()}, {"P@1": (0.1, 0.11)})},
+    )
 
 
 def pack_tiny(folder: Path, corpus: Corpus, architecture: str = "bert") -> Path:

@@ -283,7 +283,7 @@ def test_labels_that_have_no_document_any_more_break_nothing(runs: Runs, tmp_pat
     )
     rankings += [baseline.rank(Documents(dev.texts), 20) for baseline in baselines]
     for ranking in rankings:
-        figures = evaluate(ranking, dev.Y, documents.Y, chosen, threshold=0.1)["figures"]
+        figures = evaluate(ranking, dev.Y, documents.Y, chosen, threshold=0.1).figures
         assert all(np.isfinite(value) for value in figures.values())
 
 

@@ -1,0 +1,147 @@
+"""The evaluation on test as one document: what metrics.json holds, and how tables and pictures show it.
+
+The keys of metrics.json stand here only. All figures are fractions. To import this costs no torch.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from cascadexml.bundle import beside
+from cascadexml.errors import DataError
+from cascadexml.metrics.report import BinReport, MetricDifference, Report, ends_from_json, ends_to_json
+
+OURS = "CascadeXML"
+"""What tables and pictures call the trained model, beside its baselines."""
+CAPTIONS = {"tfidf_knn": "TF-IDF nearest neighbours", "popularity": "label popularity"}
+"""Baseline → what readers see."""
+HEADLINES = ("P@1", "P@3", "P@5", "nDCG@5", "nDCG@20", "R@20", "PSP@1", "PSP@5")
+"""The figures shown where there is no room for all."""
+
+
+def caption(ranker: str) -> str:
+    """What readers see for a ranker's name."""
+    return CAPTIONS.get(ranker, ranker)
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """The calibration and what it mends: the expected calibration error of the first five suggestions on test.
+
+    Attributes:
+        slope, intercept, threshold: as of `Calibration`.
+        error: after calibration.
+        error_of_scores: before.
+    """
+
+    slope: float
+    intercept: float
+    threshold: float
+    error: float
+    error_of_scores: float
+
+    def to_json(self) -> dict[str, float]:
+        """{"slope", "intercept", "threshold", "ECE@5", "ECE@5_of_scores"}."""
+        content = asdict(self)
+        return {_CALIBRATION_KEYS.get(name, name): value for name, value in content.items()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, float]) -> Self:
+        """Read what `to_json` gave."""
+        names = ("slope", "intercept", "threshold", "error", "error_of_scores")
+        return cls(*(content[_CALIBRATION_KEYS.get(name, name)] for name in names))
+
+
+_CALIBRATION_KEYS = {"error": "ECE@5", "error_of_scores": "ECE@5_of_scores"}
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """The model and its baselines on the same test documents.
+
+    Attributes:
+        model: of the model on test.
+        baselines: by ranker, measured alike.
+        differences: baseline → metric → the model minus the baseline.
+        dev: the model's figures on dev, which chose checkpoint and threshold; empty without dev.
+        calibration: None where it was not measured.
+    """
+
+    model: Report = Report({}, {})
+    baselines: Mapping[str, Report] = field(default_factory=dict)
+    differences: Mapping[str, Mapping[str, MetricDifference]] = field(default_factory=dict)
+    dev: Mapping[str, float] = field(default_factory=dict)
+    calibration: CalibrationReport | None = None
+
+    @property
+    def rankers(self) -> dict[str, Report]:
+        """The model, as `OURS`, and the baselines."""
+        return {OURS: self.model, **self.baselines}
+
+    def to_json(self) -> dict[str, Any]:
+        """What metrics.json holds."""
+        model, others = self.model, self.baselines
+        return {
+            "test": dict(model.figures),
+            "intervals": ends_to_json(model.intervals),
+            "bins": _bins_to_json(model.bins),
+            "baselines": {name: dict(each.figures) for name, each in others.items()},
+            "baseline_intervals": {name: ends_to_json(each.intervals) for name, each in others.items()},
+            "baseline_bins": {name: _bins_to_json(each.bins) for name, each in others.items()},
+            "differences": {
+                name: {metric: found.to_json() for metric, found in each.items()}
+                for name, each in self.differences.items()
+            },
+            "dev": dict(self.dev),
+            "calibration": {} if self.calibration is None else self.calibration.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Read what `to_json` gave; parts that were not measured may be missing.
+
+        Raises:
+            KeyError, TypeError, ValueError, AttributeError: it is something else.
+        """
+        intervals, bins = content.get("baseline_intervals", {}), content.get("baseline_bins", {})
+        return cls(
+            _report(content.get("test", {}), content.get("intervals", {}), content.get("bins", {})),
+            {
+                name: _report(figures, intervals.get(name, {}), bins.get(name, {}))
+                for name, figures in content.get("baselines", {}).items()
+            },
+            {
+                name: {metric: MetricDifference(**found) for metric, found in each.items()}
+                for name, each in content.get("differences", {}).items()
+            },
+            dict(content.get("dev", {})),
+            CalibrationReport.from_json(content["calibration"]) if content.get("calibration") else None,
+        )
+
+    def save(self, path: Path) -> None:
+        """Write metrics.json."""
+        with beside(path) as new:
+            new.write_text(json.dumps(self.to_json(), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read metrics.json.
+
+        Raises:
+            DataError: it is missing, or is no evaluation.
+        """
+        try:
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise DataError(f"{path} cannot be read as an evaluation ({error!r}): run dvc repro evaluate.") from None
+
+
+def _report(figures: Mapping[str, float], intervals: Mapping[str, Any], bins: Mapping[str, Any]) -> Report:
+    found = {name: BinReport.from_json(each) for name, each in bins.items()}
+    return Report(dict(figures), ends_from_json(intervals), found)
+
+
+def _bins_to_json(bins: Mapping[str, BinReport]) -> dict[str, Any]:
+    return {name: each.to_json() for name, each in bins.items()}

@@ -1,0 +1,78 @@
+"""metrics.json reads back as it was written."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import sparse
+
+from cascadexml.config import EvaluateSettings
+from cascadexml.errors import DataError
+from cascadexml.evaluation.calibration import Calibration, calibration_report
+from cascadexml.evaluation.report import HEADLINES, EvaluationReport, caption
+from cascadexml.metrics import differences, evaluate
+from cascadexml.ranking import Ranking
+
+
+@pytest.fixture
+def report() -> EvaluationReport:
+    """Of random rankings; no label of one bin is true on test."""
+    rng = np.random.default_rng(0)
+    Y = sparse.csr_matrix((rng.random((40, 12)) < 0.2).astype(np.float32))
+    Y_train = sparse.csr_matrix((rng.random((60, 12)) < np.linspace(0.05, 0.5, 12)).astype(np.float32))
+    settings = EvaluateSettings(ks=[1, 5], bootstrap_samples=20, torso=5, head=1000)
+    ours, theirs = (Ranking.from_scores(rng.random((40, 12)), 10) for _ in range(2))
+    return EvaluationReport(
+        evaluate(ours, Y, Y_train, settings, threshold=0.5),
+        {"popularity": evaluate(theirs, Y, Y_train, settings)},
+        {"popularity": differences(ours, theirs, Y, Y_train, settings)},
+        {"P@1": 0.25},
+        calibration_report(Calibration(0.8, -0.2, 0.3), ours, Y),
+    )
+
+
+def test_what_is_written_reads_back_equal(report: EvaluationReport, tmp_path: Path) -> None:
+    assert report.model.bins["head"].pairs == 0
+    report.save(tmp_path / "metrics.json")
+    assert EvaluationReport.load(tmp_path / "metrics.json") == report
+    assert EvaluationReport.from_json(report.to_json()) == report
+    bare = EvaluationReport(report.model)
+    assert EvaluationReport.from_json(bare.to_json()) == bare
+
+
+def test_a_run_on_the_sample_reads_and_writes_to_the_same_bytes(repo_root: Path, tmp_path: Path) -> None:
+    kept = repo_root / "data" / "reports" / "metrics.json"
+    report = EvaluationReport.load(kept)
+    report.save(tmp_path / "metrics.json")
+    assert (tmp_path / "metrics.json").read_bytes() == kept.read_bytes()
+    plain = json.loads(kept.read_text(encoding="utf-8"))
+    assert {name: dict(each.figures) for name, each in report.baselines.items()} == plain["baselines"]
+    assert report.model.intervals["P@1"] == tuple(plain["intervals"]["P@1"])
+    assert report.model.bins["tail"].figures["R@5"] == plain["bins"]["tail"]["R@5"]
+    found = report.differences["popularity"]["P@1"]
+    assert [found.difference, found.p_value] == [
+        plain["differences"]["popularity"]["P@1"][key] for key in ("difference", "p_value")
+    ]
+    assert set(HEADLINES) <= set(report.model.figures)
+    assert [caption(name) for name in report.rankers] == ["CascadeXML", "TF-IDF nearest neighbours", "label popularity"]
+
+
+@pytest.mark.parametrize("content", [None, "{", "[1]", '{"bins": {"tail": {}}}', '{"calibration": {"slope": 1}}'])
+def test_what_is_no_evaluation_is_refused_by_name(content: str | None, tmp_path: Path) -> None:
+    path = tmp_path / "metrics.json"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(DataError, match=r"metrics\.json cannot be read as an evaluation .*: run dvc repro evaluate"):
+        EvaluationReport.load(path)
+
+
+@pytest.mark.parametrize("module", ["cascadexml.evaluation.report", "cascadexml.evaluation.judgement"])
+def test_the_types_of_documents_come_without_torch(module: str) -> None:
+    """What flows import of them must not cost a process seconds and a gigabyte."""
+    heavy = "torch transformers sklearn pandas matplotlib great_expectations evidently"
+    code = f"import sys, {module}; print(*[name for name in {heavy.split()!r} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

@@ -18,7 +18,7 @@ class DataError(CascadeXMLError):
 
 
 class FormatError(CascadeXMLError):
-    """Something this library wrote is truncated, tampered with, of another kind, or of a newer format."""
+    """Something this library wrote is truncated, tampered with, or of another kind or version."""
 
 
 class EncoderError(CascadeXMLError):

@@ -2,7 +2,6 @@
 
 import logging
 
-from cascadexml.bundle import read_bundle
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
@@ -10,7 +9,7 @@ from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.reference import HELD_OUT, make_reference
 from cascadexml.progress import console_progress
 from cascadexml.rankers.base import load_ranker
-from cascadexml.rankers.cascade.network import KIND, VERSION
+from cascadexml.rankers.cascade.network import FORMAT as MODEL_FORMAT
 from stages import CALIBRATION, CORPUS, MODEL, REFERENCE, TOKENS, run
 
 log = logging.getLogger(__name__)
@@ -28,7 +27,7 @@ def main(settings: Settings) -> None:
         metadata=settings.drift.metadata,
         records=settings.drift.reference_records,
         seed=settings.seed,
-        model_fingerprint=read_bundle(MODEL / "network", KIND, VERSION).fingerprint,
+        model_fingerprint=MODEL_FORMAT.read(MODEL / "network").fingerprint,
         progress=console_progress(),
     )
     reference.save(REFERENCE)

@@ -15,7 +15,6 @@ Nothing here executes when it is loaded. The same inputs give the same bytes: th
 
 import json
 import shutil
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -26,8 +25,8 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from cascadexml import bundle
 from cascadexml.artifact.model_card import render
+from cascadexml.bundle import MANIFEST, Format
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
@@ -39,7 +38,10 @@ if TYPE_CHECKING:
 
     from cascadexml.rankers.base import Ranker
 
-KIND, VERSION = "cascadexml.artifact", 1
+FORMAT = Format("cascadexml.artifact", 1)
+REFERENCE_FORMAT = Format("cascadexml.reference", 1)
+"""Of what `cascadexml.monitoring` adds to an artifact; here, because packing must know it."""
+
 LIBRARIES = ("cascadexml", "numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
 
 
@@ -92,7 +94,7 @@ class Artifact:
     def reference(self) -> Path | None:
         """The folder of the reference that batches are compared with, for `Reference.load`; None without one."""
         folder = self.path / "reference"
-        return folder if (folder / bundle.MANIFEST).is_file() else None
+        return folder if (folder / MANIFEST).is_file() else None
 
     def ranker(self, device: str = "auto", batch_size: int = 64) -> "Ranker":
         """The ranker that answers for this model.
@@ -164,12 +166,13 @@ def pack(
         DataError: `label_counts` has not one count a label.
     """
     from cascadexml.rankers.cascade.encoder import save_tokenizer
+    from cascadexml.rankers.cascade.network import FORMAT as MODEL_FORMAT
 
     if label_counts.shape != (len(vocabulary),):
         raise DataError(f"label_counts has shape {label_counts.shape}, expected ({len(vocabulary)},): one a label.")
-    bundle.read_bundle(model, "cascadexml.model", sys.maxsize, digests=False)
+    MODEL_FORMAT.read(model, digests=False)
     if reference is not None:
-        bundle.read_bundle(reference, "cascadexml.reference", sys.maxsize, digests=False)
+        REFERENCE_FORMAT.read(reference, digests=False)
     encoder = json.loads((model / "encoder.json").read_text(encoding="utf-8"))
     meta = {
         **asdict(origin),
@@ -181,7 +184,7 @@ def pack(
         "threshold": calibration.threshold,
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
     }
-    with bundle.writing(path, KIND, VERSION, meta) as folder:
+    with FORMAT.write(path, meta) as folder:
         # copyfile, because files in DVC's cache are read-only and a copy of their mode would be too.
         shutil.copytree(model, folder / "model", copy_function=shutil.copyfile)
         if reference is not None:
@@ -203,9 +206,9 @@ def open_artifact(path: str | Path) -> Artifact:
 
     Raises:
         DataError, RegistryError: the place cannot be read from, see `resolve`.
-        FormatError: it is truncated, tampered with, of another kind or of a newer format.
+        FormatError: it is truncated, tampered with, of another kind or version.
     """
-    found = bundle.read_bundle(resolve(path), KIND, VERSION)
+    found = FORMAT.read(resolve(path))
     parts = {"model/manifest.json", "vocabulary.json", "calibration.json", "label_counts.npy", "metrics.json"}
     missing = sorted(parts - set(found.files)) or sorted({"name", "max_length", "labels"} - set(found.meta))
     if missing:

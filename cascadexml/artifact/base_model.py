@@ -13,7 +13,7 @@ def open_base(path: Path, vocabulary: Vocabulary) -> Artifact:
     Raises:
         ConfigError: there is no artifact at `path`.
         DataError: the vocabulary does not extend the artifact's.
-        FormatError: the artifact is truncated, tampered with, of another kind or of a newer format.
+        FormatError: the artifact is truncated, tampered with, of another kind or version.
     """
     if not path.exists():
         raise ConfigError(

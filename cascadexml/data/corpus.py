@@ -17,13 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from scipy import sparse
 
-from cascadexml import bundle
+from cascadexml.bundle import Format
 from cascadexml.data.sparse_files import checked_csr
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
 
-KIND = "cascadexml.corpus"
-VERSION = 1
+FORMAT = Format("cascadexml.corpus", 1)
 VOCABULARY = "vocabulary.json"
 RECORD_COLUMNS = ("id", "text", "labels")
 PROVENANCE_COLUMNS = ("source_file", "source_line", "error")
@@ -101,7 +100,7 @@ class Corpus:
     def save(self, path: Path) -> None:
         """Write a bundle to `path`."""
         meta = {"N": {name: len(split) for name, split in self.splits.items()}, "L": self.vocabulary.L}
-        with bundle.writing(path, KIND, VERSION, meta) as folder:
+        with FORMAT.write(path, meta) as folder:
             self.vocabulary.save(folder / VOCABULARY)
             for name, split in self.splits.items():
                 with (folder / f"{name}.parquet").open("wb") as file:
@@ -112,10 +111,10 @@ class Corpus:
         """Read what `save` wrote: all splits, or those named.
 
         Raises:
-            FormatError: the bundle is truncated, changed or of a newer version; it lacks a split; or its parts do not
+            FormatError: the bundle is truncated, changed or of another version; it lacks a split; or its parts do not
                 fit together.
         """
-        found = bundle.read_bundle(path, KIND, VERSION)
+        found = FORMAT.read(path)
         present = [name.removesuffix(".parquet") for name in found.files if name.endswith(".parquet")]
         missing = [name for name in splits or () if name not in present]
         if missing:

@@ -21,12 +21,11 @@ import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from cascadexml.bundle import read_bundle, writing
+from cascadexml.bundle import Format
 from cascadexml.errors import ConfigError, DataError, EncoderError, FormatError
 from cascadexml.progress import Progress
 
-KIND = "cascadexml.tokens"
-VERSION = 2
+FORMAT = Format("cascadexml.tokens", 2)
 CHUNK = 4096
 """Texts tokenised, and rows checked, at a time."""
 WINDOW = 50
@@ -166,7 +165,7 @@ class TokenStore(Tokens):
         lengths: list[npt.NDArray[np.int64]] = []
         done = 0
         # The manifest is written when the block ends, so that `meta` can gain what only the whole run tells.
-        with writing(path, KIND, VERSION, meta) as folder, (folder / "tokens.bin").open("wb") as file:
+        with FORMAT.write(path, meta) as folder, (folder / "tokens.bin").open("wb") as file:
             for ids, sizes in _encode(_digested(texts, digest), tokenizer, max_length, processes):
                 if not sizes.all():
                     raise DataError(f"text {done + int(np.argmin(sizes))} gives no token: remove it from the corpus.")
@@ -184,9 +183,9 @@ class TokenStore(Tokens):
         """Open a store; its tokens stay on disk until a batch asks for them.
 
         Raises:
-            FormatError: the store is missing, truncated, tampered with, of a newer format, or inconsistent.
+            FormatError: the store is missing, truncated, tampered with, of another version, or inconsistent.
         """
-        bundle = read_bundle(path, KIND, VERSION)
+        bundle = FORMAT.read(path)
         try:
             meta = bundle.meta
             dtype = np.dtype({"<u2": "<u2", "<i4": "<i4"}[meta["dtype"]])

@@ -13,11 +13,10 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from cascadexml import bundle
+from cascadexml.bundle import Format, beside
 from cascadexml.errors import FormatError
 
-KIND = "cascadexml.vocabulary"
-VERSION = 1
+FORMAT = Format("cascadexml.vocabulary", 1)
 
 
 @dataclass(frozen=True)
@@ -96,12 +95,12 @@ class Vocabulary:
     def to_json(self) -> str:
         """One JSON object that carries a digest of its own content: what `save` writes."""
         content = {"ids": list(self.ids), "names": list(self.names), "L": self.L}
-        document = {"kind": KIND, "version": VERSION, "sha256": _digest(content), **content}
+        document = {"kind": FORMAT.kind, "version": FORMAT.version, "sha256": _digest(content), **content}
         return json.dumps(document, ensure_ascii=False, indent=0) + "\n"
 
     def save(self, path: Path) -> None:
         """Write to `path` as one JSON file."""
-        with bundle.beside(path) as new:
+        with beside(path) as new:
             new.write_text(self.to_json(), encoding="utf-8")
 
     @classmethod
@@ -109,7 +108,7 @@ class Vocabulary:
         """Read what `save` wrote.
 
         Raises:
-            FormatError: the file is missing, truncated, changed, of a newer version, or holds an id twice.
+            FormatError: the file is missing, truncated, changed, of another version, or holds an id twice.
         """
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
@@ -118,13 +117,7 @@ class Vocabulary:
             raise FormatError(f"{path} is missing: expected a vocabulary; check the path.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path} cannot be read as a vocabulary ({error!r}): make it again.") from None
-        if kind != KIND or not isinstance(version, int):
-            raise FormatError(f"{path} is a {kind!r}, expected a {KIND!r}: check the path.")
-        if version > VERSION:
-            raise FormatError(
-                f"{path} has format version {version} of {KIND}, this library reads up to {VERSION}: "
-                "install a newer cascadexml."
-            )
+        FORMAT.check(kind, version, path)
         try:
             content = {"ids": document["ids"], "names": document["names"], "L": document["L"]}
             if document["sha256"] != _digest(content):

@@ -14,13 +14,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, sparse, special
 
-from cascadexml.bundle import beside
+from cascadexml.bundle import Format, beside
 from cascadexml.errors import FormatError
 from cascadexml.evaluation.report import CalibrationReport
 from cascadexml.metrics import Bool, Float64, hit_matrix
 from cascadexml.ranking import NO_LABEL, Ranking
 
-KIND, VERSION = "cascadexml.calibration", 1
+FORMAT = Format("cascadexml.calibration", 1)
 
 _LEAST_SLOPE = 1e-3
 
@@ -55,7 +55,7 @@ class Calibration:
 
     def save(self, path: Path) -> None:
         """Write to `path` as JSON."""
-        content = {"kind": KIND, "version": VERSION, **asdict(self)}
+        content = {"kind": FORMAT.kind, "version": FORMAT.version, **asdict(self)}
         with beside(path) as new:
             new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -64,21 +64,16 @@ class Calibration:
         """Read what `save` wrote.
 
         Raises:
-            FormatError: the file is missing, damaged, no calibration, or of a newer version.
+            FormatError: the file is missing, damaged, no calibration, or of another version.
         """
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            kind, version = content["kind"], int(content["version"])
-            if kind == KIND and version > VERSION:
-                raise FormatError(
-                    f"{path} has format version {version} of {KIND}, this library reads up to {VERSION}: "
-                    "install a newer cascadexml."
-                )
+            FORMAT.check(content["kind"], content["version"], path)
             slope, intercept, threshold = (content[name] for name in ("slope", "intercept", "threshold"))
             numbers = all(
                 type(value) in (int, float) and math.isfinite(value) for value in (slope, intercept, threshold)
             )
-            if kind != KIND or not numbers or slope <= 0 or not 0 <= threshold <= 1:
+            if not numbers or slope <= 0 or not 0 <= threshold <= 1:
                 raise ValueError("a value is out of range")
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{path} cannot be read as a calibration ({error!r}): make it again.") from None

@@ -14,12 +14,11 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from scipy.sparse.linalg import norm
 
-from cascadexml.bundle import read_bundle, writing
+from cascadexml.bundle import Format
 from cascadexml.errors import ConfigError, DataError, FormatError
 from cascadexml.progress import Progress, silent
 
-KIND = "cascadexml.tree"
-VERSION = 1
+FORMAT = Format("cascadexml.tree", 1)
 BRANCHING = 8
 """Clusters under a cluster of the level above, when levels are derived."""
 COARSEST = 16
@@ -64,7 +63,7 @@ class LabelTree:
 
     def save(self, path: Path) -> None:
         """Write the tree as a bundle at `path`."""
-        with writing(path, KIND, VERSION, {"L": self.L, "levels": list(self.levels)}) as folder:
+        with FORMAT.write(path, {"L": self.L, "levels": list(self.levels)}) as folder:
             arrays = {"leaf_order": self.leaf_order} | {f"offsets_{r}": o for r, o in enumerate(self.offsets)}
             save_file(arrays, folder / "tree.safetensors")
 
@@ -73,9 +72,9 @@ class LabelTree:
         """Read what `save` wrote.
 
         Raises:
-            FormatError: the bundle is missing, truncated, tampered with, of a newer format, or holds no tree.
+            FormatError: the bundle is missing, truncated, tampered with, of another version, or holds no tree.
         """
-        bundle = read_bundle(path, KIND, VERSION)
+        bundle = FORMAT.read(path)
         try:
             L, levels = int(bundle.meta["L"]), tuple(int(C) for C in bundle.meta["levels"])
             arrays = load_file(path / "tree.safetensors")

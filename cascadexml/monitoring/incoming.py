@@ -8,7 +8,6 @@ import hashlib
 import json
 import logging
 import re
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from cascadexml.artifact.artifact import Artifact
-from cascadexml.bundle import MANIFEST, read_bundle, sha256_of
+from cascadexml.bundle import MANIFEST, sha256_of
 from cascadexml.config import DownloadSettings, DriftSettings, ValidateSettings
 from cascadexml.data import readers
 from cascadexml.data.labelled import label_matrix
@@ -34,6 +33,7 @@ from cascadexml.monitoring.reference import Profile, Reference, make_profile, me
 from cascadexml.progress import Progress, silent
 from cascadexml.quality.rules import COLUMNS, damaged, rejects_table, repeats, screen, trimmed
 from cascadexml.rankers.base import Documents
+from cascadexml.rankers.cascade.network import FORMAT as MODEL_FORMAT
 from cascadexml.storage.addresses import public_name
 
 log = logging.getLogger(__name__)
@@ -199,7 +199,7 @@ def examine(
             f"{artifact.path} carries no reference to compare with: pack it again after dvc repro reference."
         )
     reference, vocabulary = Reference.load(artifact.reference), artifact.vocabulary()
-    model = read_bundle(artifact.model, "cascadexml.model", sys.maxsize, digests=False)
+    model = MODEL_FORMAT.read(artifact.model, digests=False)
     if reference.meta["model"] not in (None, model.fingerprint) or reference.meta["labels"] != vocabulary.L:
         raise FormatError(f"{artifact.reference} is the reference of another model: pack the artifact again.")
     checks, profile = validity(incoming, reference, vocabulary, settings), None

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import sparse
 
-from cascadexml import bundle
+from cascadexml.artifact.artifact import REFERENCE_FORMAT
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.sparse_files import checked_csr
 from cascadexml.data.tokens import Tokens
@@ -34,7 +34,6 @@ from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import Documents, Ranker, VectorRanker
 from cascadexml.ranking import NO_LABEL, Ranking
 
-KIND, VERSION = "cascadexml.reference", 1
 HELD_OUT = ("dev", "test")
 QUALITY = ("nDCG@5", "P@1")
 K = 10
@@ -112,7 +111,7 @@ class Reference:
 
     def save(self, path: Path) -> None:
         """Write a bundle to `path`."""
-        with bundle.writing(path, KIND, VERSION, self.meta) as folder:
+        with REFERENCE_FORMAT.write(path, self.meta) as folder:
             pq.write_table(self.profile.table, folder / "records.parquet", compression="zstd")
             if self.profile.vectors is not None:
                 np.save(folder / "vectors.npy", self.profile.vectors, allow_pickle=False)
@@ -125,9 +124,9 @@ class Reference:
         """Read what `save` wrote. The held-out records' own labels stay behind: their statistics are in the table.
 
         Raises:
-            FormatError: the bundle is missing, truncated, changed or of a newer version, or its parts do not fit.
+            FormatError: the bundle is missing, truncated, changed or of another version, or its parts do not fit.
         """
-        found = bundle.read_bundle(path, KIND, VERSION)
+        found = REFERENCE_FORMAT.read(path)
         try:
             table = pq.read_table(path / "records.parquet")
             words, offsets, rows = (

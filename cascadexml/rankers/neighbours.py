@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from cascadexml.bundle import read_bundle, writing
+from cascadexml.bundle import Format
 from cascadexml.data.sparse_files import checked_csr
 from cascadexml.errors import FormatError
 from cascadexml.labels.features import fit_tfidf, tfidf_of
@@ -22,7 +22,7 @@ from cascadexml.ranking import NO_LABEL, Ranking
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-KIND, VERSION = PREFIX + "neighbours", 1
+FORMAT = Format(PREFIX + "neighbours", 1)
 _CELLS_A_CHUNK = 1 << 25
 
 
@@ -119,7 +119,7 @@ class NearestNeighbours:
             for name, matrix in (("X", self.X), ("Y", self.Y))
             for part in ("data", "indices", "indptr")
         }
-        with writing(folder, KIND, VERSION, meta) as new:
+        with FORMAT.write(folder, meta) as new:
             terms = json.dumps(sorted(columns, key=columns.__getitem__), ensure_ascii=False, indent=0)
             (new / "terms.json").write_text(terms + "\n", encoding="utf-8")
             save_file(arrays | {"idf": self.vectorizer.idf_}, new / "index.safetensors")
@@ -131,7 +131,7 @@ class NearestNeighbours:
         Raises:
             FormatError: it is truncated, tampered with, of another kind or version, or its parts do not fit.
         """
-        found = read_bundle(folder, KIND, VERSION)
+        found = FORMAT.read(folder)
         try:
             N, L, neighbours, ngrams = (int(found.meta[key]) for key in ("documents", "L", "neighbours", "ngrams"))
             terms = json.loads((found.path / "terms.json").read_text(encoding="utf-8"))

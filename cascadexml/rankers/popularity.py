@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from cascadexml.bundle import read_bundle, writing
+from cascadexml.bundle import Format
 from cascadexml.errors import FormatError
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, PREFIX, Documents
 from cascadexml.ranking import NO_LABEL, Ranking
 
-KIND, VERSION = PREFIX + "popularity", 1
+FORMAT = Format(PREFIX + "popularity", 1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,7 +60,7 @@ class Popularity:
 
     def save(self, folder: Path) -> None:
         """Write a bundle to `folder`."""
-        with writing(folder, KIND, VERSION, {"L": self.L, "documents": self.documents}) as new:
+        with FORMAT.write(folder, {"L": self.L, "documents": self.documents}) as new:
             np.save(new / "uses.npy", self.uses, allow_pickle=False)
 
     @classmethod
@@ -70,7 +70,7 @@ class Popularity:
         Raises:
             FormatError: it is truncated, tampered with, of another kind or version, or holds no counts.
         """
-        found = read_bundle(folder, KIND, VERSION)
+        found = FORMAT.read(folder)
         try:
             uses = np.load(found.path / "uses.npy", allow_pickle=False)
             documents = int(found.meta["documents"])

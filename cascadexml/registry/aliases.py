@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any, Final, Literal
 
+from cascadexml.bundle import Format
 from cascadexml.errors import ConflictError, FormatError, NotFoundError, RegistryError
 from cascadexml.registry.manifest import Manifest
 from cascadexml.registry.place import Place, myself
@@ -24,7 +25,7 @@ log = logging.getLogger(__name__)
 
 ANY: Final[Any] = object()
 """For `promote(expect=…)`: whatever the alias names now."""
-KIND, VERSION = "cascadexml.alias", 1
+FORMAT = Format("cascadexml.alias", 1)
 RACES = 200
 RACE_SECONDS = 60.0
 
@@ -77,8 +78,8 @@ def _held(moves: Sequence[Move]) -> list[str]:
 def alias_bytes(alias: str, moves: Sequence[Move]) -> bytes:
     """What the file of an alias holds after these moves, oldest first; at least one."""
     document = {
-        "kind": KIND,
-        "version": VERSION,
+        "kind": FORMAT.kind,
+        "version": FORMAT.version,
         "alias": alias,
         "target": moves[-1].target,
         "moves": [{k: v for k, v in dataclasses.asdict(move).items() if k != "alias"} for move in moves],
@@ -95,19 +96,14 @@ def parse_alias(data: bytes, alias: str, where: str) -> list[Move]:
         where: the file's URI, for messages.
 
     Raises:
-        FormatError: it is no file of this alias, is damaged, or of a newer format.
+        FormatError: it is no file of this alias, is damaged, or of another version.
     """
     try:
         document = json.loads(data)
-        kind, version = document["kind"], document["version"]
-        if kind == KIND and type(version) is int and version > VERSION:
-            raise FormatError(
-                f"{where} has format version {version}, this library reads up to {VERSION}: install a newer cascadexml."
-            )
+        FORMAT.check(document["kind"], document["version"], where)
         moves = [Move(alias=alias, **move) for move in document["moves"]]
         well_formed = (
-            kind == KIND
-            and document["alias"] == alias
+            document["alias"] == alias
             and document["target"] == moves[-1].target
             and all(VERSION_NAME.fullmatch(move.target) and move.action in ("promote", "rollback") for move in moves)
         )

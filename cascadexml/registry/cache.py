@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from cascadexml import bundle
-from cascadexml.artifact.artifact import KIND, VERSION
+from cascadexml.artifact.artifact import FORMAT
 from cascadexml.bundle import MANIFEST
 from cascadexml.errors import DataError, FormatError, RegistryError
 from cascadexml.progress import Progress, silent
@@ -53,7 +53,7 @@ class Cache:
         if not path.is_dir():
             return None
         try:
-            bundle.read_bundle(path, KIND, VERSION)
+            FORMAT.read(path)
             if bundle.sha256_of(path / MANIFEST) == manifest.sha256:
                 return path
         except FormatError as error:
@@ -110,7 +110,7 @@ class Cache:
         names = sorted(manifest.files, key=lambda name: -int(manifest.files[name]["size"]))
         in_parallel(map(fetching, names), self.workers, stop)
         (partial / MANIFEST).write_bytes(manifest.data)
-        bundle.read_bundle(partial, KIND, VERSION, digests=False)
+        FORMAT.read(partial, digests=False)
         final.parent.mkdir(parents=True, exist_ok=True)
         bundle.replace_path(partial, final)
         return final
@@ -182,7 +182,7 @@ def check_replaceable(path: Path) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:
-        bundle.read_bundle(path, KIND, VERSION, digests=False)
+        FORMAT.read(path, digests=False)
     except FormatError:
         raise DataError(f"{path} is there and is no artifact: give a path that does not exist.") from None
 
@@ -191,4 +191,4 @@ def copy_out(cached: Path, to: Path) -> None:
     """Copy an artifact out of the cache, verified once more; what lies at `to` is replaced."""
     with bundle.beside(to) as new:
         shutil.copytree(cached, new, copy_function=shutil.copyfile)
-        bundle.read_bundle(new, KIND, VERSION)
+        FORMAT.read(new)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from cascadexml.artifact.artifact import KIND, VERSION
+from cascadexml.artifact.artifact import FORMAT
 from cascadexml.artifact.signing import SIGNATURE
 from cascadexml.bundle import MANIFEST
 from cascadexml.errors import FormatError
@@ -46,7 +46,7 @@ def read_manifest(data: bytes, where: str) -> Manifest:
     """Check an artifact's manifest before anything that it names is touched.
 
     Raises:
-        FormatError: it is no well-formed manifest of an artifact, of a newer format, names a file twice, or names a
+        FormatError: it is no well-formed manifest of an artifact, of another version, names a file twice, or names a
             path that is absolute, leads outside its folder, or goes through another file.
     """
     try:
@@ -54,15 +54,9 @@ def read_manifest(data: bytes, where: str) -> Manifest:
         kind, version, meta, files = (content[key] for key in ("kind", "version", "meta", "files"))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"{where} cannot be read as a manifest ({error!r}): publish the artifact again.") from None
-    if kind != KIND:
-        raise FormatError(f"{where} is that of a {kind!r}, expected a {KIND!r}: check the URI.")
-    if type(version) is not int or version < 1 or not isinstance(meta, dict) or not isinstance(files, dict):
+    FORMAT.check(kind, version, where)
+    if not isinstance(meta, dict) or not isinstance(files, dict):
         raise FormatError(f"{where} is not a well-formed manifest: publish the artifact again.")
-    if version > VERSION:
-        raise FormatError(
-            f"{where} has format version {version} of {KIND}, this library reads up to {VERSION}: "
-            "install a newer cascadexml."
-        )
     for name, entry in files.items():
         if not is_safe_name(name) or any(parent.as_posix() in files for parent in PurePosixPath(name).parents):
             raise FormatError(f"{where} names {name!r}, which may lead outside its folder: do not trust it.")

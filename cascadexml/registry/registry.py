@@ -80,7 +80,7 @@ class Registry:
 
         Raises:
             NotFoundError: there is no such alias or version, or no complete one.
-            FormatError: its manifest is damaged, of a newer format, or not signed as asked.
+            FormatError: its manifest is damaged, of another version, or not signed as asked.
         """
         return self._aliases.resolve(name, ref)[0]
 

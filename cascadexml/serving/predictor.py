@@ -65,7 +65,7 @@ class Predictor:
 
         Raises:
             RegistryError: the registry cannot be read, or has no such model.
-            FormatError: the artifact is truncated, tampered with, of another kind or of a newer format, or its parts
+            FormatError: the artifact is truncated, tampered with, of another kind or version, or its parts
                 do not belong together.
             PredictionError: `device` is not there.
         """

@@ -15,10 +15,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cascadexml import bundle
+from cascadexml.bundle import Format
 from cascadexml.errors import FormatError, TrainingError
 
-KIND, VERSION = "cascadexml.checkpoint", 1
+FORMAT = Format("cascadexml.checkpoint", 1)
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ def save_checkpoint(
         for name, value in state.items()
     }
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
-    with bundle.writing(path, KIND, VERSION, {"run": run, "position": dataclasses.asdict(position)}) as folder:
+    with FORMAT.write(path, {"run": run, "position": dataclasses.asdict(position)}) as folder:
         save_file(weights, folder / "model.safetensors")
         save_file(moments, folder / "optimizer.safetensors")
         (folder / "curves.json").write_text(json.dumps(curves), encoding="utf-8")
@@ -58,10 +58,10 @@ def load_checkpoint(
     """Put the state at `path` into `model` and `optimizer`; give the position and the curves so far.
 
     Raises:
-        FormatError: the checkpoint is truncated, tampered with, of another kind or a newer format.
+        FormatError: the checkpoint is truncated, tampered with, of another kind or version.
         TrainingError: it belongs to a run with other settings or data.
     """
-    meta = bundle.read_bundle(path, KIND, VERSION).meta
+    meta = FORMAT.read(path).meta
     if meta.get("run") != run:
         raise TrainingError(
             f"the checkpoint at {path} belongs to a run with other settings or data ({str(meta.get('run'))[:12]}, "

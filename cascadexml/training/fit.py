@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cascadexml import bundle
 from cascadexml.config import EncoderSettings, EvaluateSettings, TrainSettings
 from cascadexml.config.metric_names import metric_of
 from cascadexml.data.corpus import Corpus
@@ -32,9 +31,8 @@ from cascadexml.progress import Progress, silent
 from cascadexml.rankers.cascade.centroids import start_at_centroids
 from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
 from cascadexml.rankers.cascade.inference import rank_tokens
+from cascadexml.rankers.cascade.network import FORMAT as MODEL_FORMAT
 from cascadexml.rankers.cascade.network import (
-    KIND,
-    VERSION,
     CascadeXML,
     derive_config,
     derive_loss_weights,
@@ -103,7 +101,7 @@ def fit(
         TrainingError: out of memory, a loss that is not finite, or a checkpoint of another run.
         ConfigError: settings that do not fit the encoder, the tokens, the tree, the base or this machine.
         EncoderError: the encoder cannot be found or used.
-        FormatError: the base or a checkpoint is truncated, tampered with, of another kind or a newer format.
+        FormatError: the base or a checkpoint is truncated, tampered with, of another kind or version.
     """
     metric_of(settings.select)
     if settings.warm_start and base is None:
@@ -141,7 +139,7 @@ class Run:
             "encoder": dataclasses.asdict(self.encoder),
             "settings": kept,
             "seed": self.seed,
-            "base": self.base and bundle.read_bundle(self.base, KIND, VERSION, digests=False).fingerprint,
+            "base": self.base and MODEL_FORMAT.read(self.base, digests=False).fingerprint,
             "torch": torch.__version__,
         }
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

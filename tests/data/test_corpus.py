@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
-from cascadexml import bundle
-from cascadexml.data.corpus import KIND, VERSION, Corpus, Split
+from cascadexml.bundle import MANIFEST
+from cascadexml.data.corpus import FORMAT, Corpus, Split
 from cascadexml.data.readers import RECORD_SCHEMA
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
@@ -171,8 +171,8 @@ def test_one_changed_bit_is_refused(saved, name):
 
 
 def test_newer_is_refused(saved):
-    manifest = saved / bundle.MANIFEST
-    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": VERSION + 1}))
+    manifest = saved / MANIFEST
+    manifest.write_text(json.dumps(json.loads(manifest.read_text()) | {"version": FORMAT.version + 1}))
     with pytest.raises(FormatError, match="install a newer cascadexml"):
         Corpus.load(saved)
 
@@ -189,7 +189,7 @@ def test_newer_is_refused(saved):
 )
 def test_label_rows_that_do_not_fit_are_refused_despite_a_right_manifest(tmp_path, indices, message):
     labels = pa.array([indices], pa.large_list(pa.int64() if max(indices) > 2**31 else pa.int32()))
-    with bundle.writing(tmp_path / "corpus", KIND, VERSION) as folder:
+    with FORMAT.write(tmp_path / "corpus") as folder:
         Vocabulary.build(["a", "b"], ["c"], {}).save(folder / "vocabulary.json")
         pq.write_table(pa.table({"id": ["1"], "text": ["t"], "labels": labels}), folder / "train.parquet")
     with pytest.raises(FormatError, match=message):
@@ -197,7 +197,7 @@ def test_label_rows_that_do_not_fit_are_refused_despite_a_right_manifest(tmp_pat
 
 
 def test_a_file_that_is_no_table_is_refused_despite_a_right_manifest(tmp_path):
-    with bundle.writing(tmp_path / "corpus", KIND, VERSION) as folder:
+    with FORMAT.write(tmp_path / "corpus") as folder:
         Vocabulary.build(["a"], [], {}).save(folder / "vocabulary.json")
         (folder / "train.parquet").write_bytes(b"no Parquet")
     with pytest.raises(FormatError, match="cannot be read as a split"):

@@ -10,9 +10,9 @@ import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cascadexml.bundle import MANIFEST, writing
+from cascadexml.bundle import MANIFEST
 from cascadexml.data.corpus import Corpus
-from cascadexml.data.tokens import KIND, VERSION, Tokens, TokenStore, length_bucketed, tokenize, tokenizer_fingerprint
+from cascadexml.data.tokens import FORMAT, Tokens, TokenStore, length_bucketed, tokenize, tokenizer_fingerprint
 from cascadexml.errors import ConfigError, DataError, EncoderError, FormatError
 from cascadexml.rankers.cascade.encoder import BUNDLED, load_tokenizer
 from tests.support.tiny_encoders import ARCHITECTURES, MAX_LENGTH, make_tiny_encoder
@@ -235,7 +235,7 @@ def test_inconsistent_content_is_refused_even_with_right_digests(
         "texts": "",
         "vocabulary_size": 50,
     }
-    with writing(tmp_path / "tokens", KIND, VERSION, sound | meta) as folder:
+    with FORMAT.write(tmp_path / "tokens", sound | meta) as folder:
         np.save(folder / "offsets.npy", np.array(offsets, dtype=np.int64))
         np.array(ids, dtype="<u2").tofile(folder / "tokens.bin")
     with pytest.raises(FormatError, match="tokenise"):

@@ -22,8 +22,8 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from cascadexml import Predictor, bundle
-from cascadexml.artifact.artifact import KIND, VERSION, open_artifact
+from cascadexml import Predictor
+from cascadexml.artifact.artifact import FORMAT, open_artifact
 from cascadexml.cli import main
 from cascadexml.config import RegistrySettings
 from cascadexml.data.vocabulary import Vocabulary
@@ -55,7 +55,7 @@ def folder(tmp_path_factory, small_corpus) -> Path:
     names = ("renamed", *vocabulary.names[1:])
     pack_again(folder / "packed", folder, small_corpus, vocabulary=Vocabulary(vocabulary.ids, names, vocabulary.L))
     packed = open_artifact(folder / "packed")
-    with bundle.writing(folder / "c", KIND, VERSION, packed.meta) as new:
+    with FORMAT.write(folder / "c", packed.meta) as new:
         shutil.copytree(
             packed.path, new, dirs_exist_ok=True, ignore=lambda at, _: ["manifest.json"] * (at == str(packed.path))
         )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from cascadexml.bundle import MANIFEST, writing
+from cascadexml.bundle import MANIFEST, Format
 from cascadexml.config import ClusterSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import ConfigError, DataError, FormatError
@@ -309,7 +309,7 @@ def test_a_newer_format_is_refused(saved: Path) -> None:
 )
 def test_arrays_that_are_no_tree_are_refused_even_with_right_digests(saved: Path, change: dict) -> None:
     arrays = load_file(saved / "tree.safetensors") | change
-    with writing(saved, "cascadexml.tree", 1, {"L": 20, "levels": [4, 8]}) as folder:
+    with Format("cascadexml.tree", 1).write(saved, {"L": 20, "levels": [4, 8]}) as folder:
         save_file(arrays, folder / "tree.safetensors")
     with pytest.raises(FormatError, match="no label tree"):
         LabelTree.load(saved)

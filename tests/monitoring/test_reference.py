@@ -11,8 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascadexml import bundle
-from cascadexml.artifact.artifact import open_artifact
+from cascadexml.artifact.artifact import REFERENCE_FORMAT, open_artifact
 from cascadexml.config import DriftSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
@@ -21,8 +20,6 @@ from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.drift import compare
 from cascadexml.monitoring.reference import (
     FUNCTION_WORDS,
-    KIND,
-    VERSION,
     Reference,
     hash_words,
     make_reference,
@@ -182,7 +179,7 @@ def test_label_arrays_that_do_not_fit_are_refused_despite_a_right_manifest(
     tiny: Path, tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray], said: str
 ) -> None:
     found = Reference.load(tiny / "reference")
-    with bundle.writing(tmp_path / "odd", KIND, VERSION, found.meta) as folder:
+    with REFERENCE_FORMAT.write(tmp_path / "odd", found.meta) as folder:
         for file in ("records.parquet", "vectors.npy", "words.npy", "label_offsets.npy", "label_rows.npy"):
             shutil.copy(tiny / "reference" / file, folder)
         np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))

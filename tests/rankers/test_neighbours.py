@@ -7,11 +7,10 @@ import pytest
 from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from cascadexml.bundle import read_bundle, writing
 from cascadexml.errors import FormatError
 from cascadexml.rankers import neighbours as module
 from cascadexml.rankers.base import Documents
-from cascadexml.rankers.neighbours import KIND, VERSION, NearestNeighbours
+from cascadexml.rankers.neighbours import FORMAT, NearestNeighbours
 from cascadexml.ranking import NO_LABEL
 
 
@@ -99,7 +98,7 @@ def test_the_vectorizer_reads_back_equal(small_corpus, tmp_path, ngrams):
 def test_parts_that_do_not_fit_are_refused_despite_a_right_manifest(small_corpus, tmp_path, change, said):
     train = small_corpus.splits["train"]
     NearestNeighbours.fit(Documents(train.texts), train.Y, 10).save(tmp_path / "sound")
-    (name, changed), meta = next(iter(change.items())), dict(read_bundle(tmp_path / "sound", KIND, VERSION).meta)
+    (name, changed), meta = next(iter(change.items())), dict(FORMAT.read(tmp_path / "sound").meta)
     terms = json.loads((tmp_path / "sound" / "terms.json").read_text())
     arrays = load_file(tmp_path / "sound" / "index.safetensors")
     said = said.replace("1234", str(len(terms)))
@@ -109,7 +108,7 @@ def test_parts_that_do_not_fit_are_refused_despite_a_right_manifest(small_corpus
         terms = changed(terms)
     else:
         arrays[name] = changed(arrays[name])
-    with writing(tmp_path / "odd", KIND, VERSION, meta) as folder:
+    with FORMAT.write(tmp_path / "odd", meta) as folder:
         (folder / "terms.json").write_text(json.dumps(terms))
         save_file(arrays, folder / "index.safetensors")
     with pytest.raises(FormatError, match=said):

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from cascadexml.bundle import writing
 from cascadexml.errors import FormatError
 from cascadexml.rankers.base import Documents
-from cascadexml.rankers.popularity import KIND, VERSION, Popularity
+from cascadexml.rankers.popularity import FORMAT, Popularity
 from cascadexml.ranking import NO_LABEL
 
 
@@ -38,7 +37,7 @@ def test_a_label_without_uses_is_never_given():
     ],
 )
 def test_counts_that_cannot_be_are_refused_despite_a_right_manifest(tmp_path: Path, uses, said: str):
-    with writing(tmp_path / "odd", KIND, VERSION, {"documents": 10}) as folder:
+    with FORMAT.write(tmp_path / "odd", {"documents": 10}) as folder:
         np.save(folder / "uses.npy", uses)
     with pytest.raises(FormatError, match=said):
         Popularity.load(tmp_path / "odd")

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascadexml.artifact.artifact import KIND, VERSION
+from cascadexml.artifact.artifact import FORMAT
 from cascadexml.errors import FormatError, RegistryError
 from cascadexml.registry import Registry
 from cascadexml.registry.aliases import Move, roll_back_target
@@ -102,7 +102,12 @@ def test_a_roll_back_to_a_version_given_goes_on_from_there() -> None:
 
 def manifest(files: Any = None, **changes: Any) -> bytes:
     plain = {"vocabulary.json": {"sha256": "0" * 64, "size": 3}}
-    content = {"kind": KIND, "version": VERSION, "files": plain if files is None else files, "meta": {"name": "tiny"}}
+    content = {
+        "kind": FORMAT.kind,
+        "version": FORMAT.version,
+        "files": plain if files is None else files,
+        "meta": {"name": "tiny"},
+    }
     return json.dumps({**content, **changes}).encode()
 
 
@@ -147,9 +152,9 @@ ENTRY = {"sha256": "0" * 64, "size": 1}
         (b"[" * 100_000, "cannot be read as a manifest"),
         (manifest().replace(b'"meta"', b'"kind": 1, "meta"'), "a key stands twice"),
         (b'{"kind":"k","version":1,"meta":{},"files":{"a":{"size":1},"a":{"size":2}}}', "a key stands twice"),
-        (manifest(kind="cascadexml.corpus"), "is that of a 'cascadexml.corpus'"),
-        (manifest(version=VERSION + 1), "install a newer cascadexml"),
-        (manifest(version="1"), "not a well-formed manifest"),
+        (manifest(kind="cascadexml.corpus"), "is a 'cascadexml.corpus', expected a 'cascadexml.artifact'"),
+        (manifest(version=FORMAT.version + 1), "install a newer cascadexml"),
+        (manifest(version="1"), "has the version '1', expected a whole number"),
         (manifest(meta=[]), "not a well-formed manifest"),
         (manifest([]), "not a well-formed manifest"),
         (manifest({"a": ENTRY, "a/b": ENTRY}), "may lead outside"),

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from cascadexml.artifact.artifact import Origin, pack
-from cascadexml.bundle import read_bundle
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
@@ -18,7 +17,8 @@ from cascadexml.labels.tree import build_tree
 from cascadexml.metrics import BinReport, Report
 from cascadexml.monitoring.reference import make_reference
 from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
-from cascadexml.rankers.cascade.network import KIND, VERSION, CascadeXML, ModelConfig
+from cascadexml.rankers.cascade.network import FORMAT as MODEL_FORMAT
+from cascadexml.rankers.cascade.network import CascadeXML, ModelConfig
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from tests.support.tiny_encoders import make_tiny_encoder
 
@@ -91,7 +91,7 @@ def tiny_reference(folder: Path, corpus: Corpus) -> Path:
         Calibration(0.3, 0.1, 0.25),
         tokens=tokens,
         metadata=["type"],
-        model_fingerprint=read_bundle(folder / "model", KIND, VERSION).fingerprint,
+        model_fingerprint=MODEL_FORMAT.read(folder / "model").fingerprint,
     )
     reference.save(folder / "reference")
     return folder / "reference"

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from cascadexml import bundle
+from cascadexml.bundle import Format
 from cascadexml.config import TrainSettings
 from cascadexml.errors import ConfigError, EncoderError, FormatError
 from cascadexml.labels.tree import LabelTree
@@ -28,7 +28,7 @@ from cascadexml.rankers.cascade.encoder import transformer_from_config
 from cascadexml.rankers.cascade.heads import Head, make_head, pick_shortlist
 from cascadexml.rankers.cascade.positives import children_of_levels, label_slots
 
-KIND, VERSION = "cascadexml.model", 1
+FORMAT = Format("cascadexml.model", 1)
 T = TypeVar("T")
 
 # The paper's taps, for 12 layers: the coarsest resolution reads two layers, the labels read the last.
@@ -272,7 +272,7 @@ class CascadeXML(nn.Module):
 
     def save(self, path: Path) -> None:
         """Write weights (safetensors), configuration, the encoder's configuration and the tree as one bundle."""
-        with bundle.writing(path, KIND, VERSION) as folder:
+        with FORMAT.write(path) as folder:
             (folder / "config.json").write_text(json.dumps(dataclasses.asdict(self.config), indent=1) + "\n")
             encoder = json.loads(self.encoder.config.to_json_string(use_diff=False))
             # Where the encoder lay on this machine is nobody's concern, and would make equal models differ.
@@ -287,10 +287,10 @@ class CascadeXML(nn.Module):
         """Read what `save` wrote, ready for `rank`.
 
         Raises:
-            FormatError: the folder is truncated, tampered with, of another kind or a newer format, its parts do not fit
-                each other, or a weight is NaN or infinite.
+            FormatError: the folder is truncated, tampered with, of another kind or version, its parts do not fit each
+                other, or a weight is NaN or infinite.
         """
-        bundle.read_bundle(path, KIND, VERSION)
+        FORMAT.read(path)
         file = path / "model.safetensors"
         try:
             fields: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))

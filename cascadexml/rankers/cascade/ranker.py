@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from cascadexml.bundle import read_bundle, writing
+from cascadexml.bundle import Format
 from cascadexml.data.tokens import Tokens, tokenize
 from cascadexml.device import pick_device
 from cascadexml.errors import FormatError
@@ -21,7 +21,7 @@ from cascadexml.ranking import Ranking
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-KIND, VERSION = PREFIX + "cascade", 1
+FORMAT = Format(PREFIX + "cascade", 1)
 
 
 @dataclass(eq=False)
@@ -75,7 +75,7 @@ class CascadeRanker:
 
     def save(self, folder: Path) -> None:
         """Write a bundle to `folder`: the network's own bundle and the tokenizer's files."""
-        with writing(folder, KIND, VERSION, {"L": self.L, "max_length": self.max_length}) as new:
+        with FORMAT.write(folder, {"L": self.L, "max_length": self.max_length}) as new:
             self.network.save(new / "network")
             save_tokenizer(self.tokenizer, new / "tokenizer", new / "network" / "encoder.json")
 
@@ -93,7 +93,7 @@ class CascadeRanker:
             PredictionError: `device` is not there.
         """
         chosen = pick_device(device)
-        found = read_bundle(folder, KIND, VERSION)
+        found = FORMAT.read(folder)
         try:
             max_length = int(found.meta["max_length"])
         except (KeyError, TypeError, ValueError) as error:

@@ -40,7 +40,7 @@ def copy_weights(model: CascadeXML, path: Path) -> int:
 
     Raises:
         ConfigError: the two differ in the encoder's shape, the layers that resolutions read, the pooling, or the tree.
-        FormatError: the bundle is truncated, tampered with, of another kind or a newer format.
+        FormatError: the bundle is truncated, tampered with, of another kind or version.
     """
     base = CascadeXML.load(path)
     _check_encoder(model, base, path)

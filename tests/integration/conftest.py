@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.support.tiny_encoders import make_tiny_encoder
 
@@ -128,8 +129,11 @@ def fresh_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]
 
 
 @pytest.fixture(scope="session")
-def finished(fresh_project: Project) -> tuple[Project, str]:
+def finished(fresh_project: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
     """The project after `make run`, committed, and what `make run` printed."""
+    # Two projects that look for free ports at once would both take the first: one starts its services after the other.
+    with FileLock(tmp_path_factory.getbasetemp().parent / "starting.lock"):
+        fresh_project.sh("make up")
     printed = fresh_project.sh("make run SOURCE=own-data")
     fresh_project.sh("git add --all && git commit --quiet -m run")
     return fresh_project, printed

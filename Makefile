@@ -75,7 +75,7 @@ unit: setup
 	.venv/bin/pytest -n 2 -m 'not integration'
 
 integration: setup
-	.venv/bin/pytest -n 2 --dist loadgroup -m integration
+	.venv/bin/pytest -m integration
 
 lock: setup
 	tools/lock.sh

@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 from tests.support.tiny_encoders import make_tiny_encoder
 
@@ -23,33 +22,6 @@ SMALL = (
     "tokenize.max_length=24 cluster.min_df=1 evaluate.bootstrap_samples=50 drift.batch=later.jsonl "
     "drift.max_unseen_share=1 drift.max_length_ratio=100 drift.min_quality_share=0"
 )
-
-
-# Files whose tests share a finished project share a process too; the longest groups begin first. All others are groups
-# of their own.
-GROUPS = {
-    "test_flows": "flows",
-    "test_ui": "flows",
-    "test_pipeline": "pipeline",
-    "test_readme": "pipeline",
-    "test_warm_start": "pipeline",
-}
-LONGEST_FIRST = ("flows", "pipeline", "test_services")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Tell xdist (`--dist loadgroup`) which tests stay together: those of a file, or of several with one project."""
-
-    def group(item: pytest.Item) -> str:
-        return GROUPS.get(item.path.stem, item.path.stem)
-
-    def place(item: pytest.Item) -> int:
-        return LONGEST_FIRST.index(group(item)) if group(item) in LONGEST_FIRST else len(LONGEST_FIRST)
-
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(pytest.mark.xdist_group(group(item)))
-    items.sort(key=place)
 
 
 @dataclass(frozen=True)
@@ -129,11 +101,8 @@ def fresh_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]
 
 
 @pytest.fixture(scope="session")
-def finished(fresh_project: Project, tmp_path_factory: pytest.TempPathFactory) -> tuple[Project, str]:
+def finished(fresh_project: Project) -> tuple[Project, str]:
     """The project after `make run`, committed, and what `make run` printed."""
-    # Two projects that look for free ports at once would both take the first: one starts its services after the other.
-    with FileLock(tmp_path_factory.getbasetemp().parent / "starting.lock"):
-        fresh_project.sh("make up")
     printed = fresh_project.sh("make run SOURCE=own-data")
     fresh_project.sh("git add --all && git commit --quiet -m run")
     return fresh_project, printed

@@ -24,7 +24,7 @@ MODEL = "tib-subjects"
 @pytest.fixture(scope="module")
 def api(finished: tuple[Project, str]) -> PrefectApi:
     """The server that `make run` started."""
-    return PrefectApi.of(environment(finished[0]))
+    return PrefectApi(environment(finished[0])["PREFECT_API_URL"])
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,102 @@
+"""What the documents name is there: paths of the project, modules, classes and functions."""
+
+import importlib
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPO = Path(__file__).resolve().parents[2]
+TOP = r"\.ci|\.dvc|benchmarks|cascadexml|data|docs|flows|params|stages|tests|tools"
+# A path of the project: not the tail of another path or address, up to a placeholder or a wildcard.
+PATH = re.compile(rf"(?<![\w/.:~-])(?:{TOP})/[\w./-]*")
+# A dotted name, but for what goes on with a placeholder, such as a bundle's kind.
+NAME = re.compile(r"(?<![\w/.-])(?:cascadexml|stages|flows)(?:\.[A-Za-z_]\w*)+(?![\w/]|\.<)")
+FILE_ENDINGS = ("md", "py", "yaml")
+
+
+def git_files(*options: str) -> list[str]:
+    listed = subprocess.run(["git", "ls-files", "-z", *options], cwd=REPO, capture_output=True, check=True, text=True)
+    return [name for name in listed.stdout.split("\0") if name]
+
+
+FILES = set(git_files("--cached", "--others", "--exclude-standard"))
+FOLDERS = {str(parent) for name in FILES for parent in Path(name).parents}
+# CHANGELOG.md tells of what once was.
+PAGES = sorted(name for name in FILES if name.endswith(".md") and name != "CHANGELOG.md")
+
+
+def written_by_runs() -> set[str]:
+    """What stages, flows and downloads leave: DVC's outs and metrics, and what `make clean` removes besides."""
+    written: set[str] = set()
+    for stage in yaml.safe_load((REPO / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values():
+        for out in (*stage.get("outs", []), *stage.get("metrics", [])):
+            written |= {out} if isinstance(out, str) else set(out)
+    cleaned = re.findall(r"rm -rf (.*)", (REPO / "Makefile").read_text(encoding="utf-8"))
+    kept = re.findall(r"^/(data/[\w/]+)$", (REPO / ".gitignore").read_text(encoding="utf-8"), flags=re.M)
+    return written | {path for line in cleaned for path in line.split()} | set(kept)
+
+
+WRITTEN = written_by_runs()
+TAKEN_IN = ("data/base/artifact", "data/accepted")
+
+
+def is_there(path: str) -> bool:
+    path = path.rstrip("/.")
+    made = any(path == out or path.startswith(f"{out}/") or out.startswith(f"{path}/") for out in WRITTEN)
+    return path in FILES or path in FOLDERS or made or path.startswith(TAKEN_IN)
+
+
+def resolves(name: str) -> bool:
+    """Whether a dotted name is a module, or something in one; modules outside the library are not imported."""
+    parts = name.split(".")
+    if parts[0] != "cascadexml":
+        package = (REPO / parts[0] / "__init__.py").read_text(encoding="utf-8")
+        return REPO.joinpath(*parts).with_suffix(".py").is_file() or f"\ndef {parts[1]}(" in package
+    for cut in range(len(parts), 0, -1):
+        path = REPO.joinpath(*parts[:cut])
+        if path.is_dir() or path.with_suffix(".py").is_file():
+            return has(importlib.import_module(".".join(parts[:cut])), parts[cut:])
+    return False
+
+
+def has(holder: object, names: list[str]) -> bool:
+    """Whether `holder.a.b` is there; the last may be a dataclass's field or an annotated attribute."""
+    for place, name in enumerate(names):
+        if not hasattr(holder, name):
+            return place == len(names) - 1 and name in getattr(holder, "__annotations__", {})
+        holder = getattr(holder, name)
+    return True
+
+
+def events() -> set[str]:
+    sources = (path.read_text(encoding="utf-8") for path in (REPO / "flows").glob("*.py"))
+    return {event for source in sources for event in re.findall(r'"(cascadexml\.[a-z.]+)"', source)}
+
+
+def mentioned(page: str, pattern: re.Pattern[str]) -> Iterator[str]:
+    yield from sorted({found.group() for found in pattern.finditer((REPO / page).read_text(encoding="utf-8"))})
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_paths_of_the_project_are_there(page: str) -> None:
+    assert [path for path in mentioned(page, PATH) if not is_there(path)] == []
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_modules_and_what_is_in_them_are_there(page: str) -> None:
+    names = [name for name in mentioned(page, NAME) if not name.endswith(FILE_ENDINGS)]
+    assert [name for name in names if name not in events() and not resolves(name)] == []
+
+
+def test_what_is_not_there_is_seen() -> None:
+    assert not is_there("cascadexml/network.py")
+    assert not is_there("data/reports/metric.json")
+    assert is_there("data/reports/metrics.json")
+    assert not resolves("cascadexml.labels.tree.LabelTree.roots")
+    assert not resolves("cascadexml.tree")
+    assert resolves("cascadexml.labels.tree.LabelTree.leaf_order")
+    assert not resolves("stages.cluster_labels")

@@ -18,9 +18,10 @@ import pyarrow as pa
 from cascadexml.artifact.artifact import open_artifact
 from cascadexml.config import DriftSettings, load_settings
 from cascadexml.data.corpus import Corpus
-from cascadexml.monitoring.drift import Check, compare, decide
+from cascadexml.monitoring.drift import compare, decide
 from cascadexml.monitoring.incoming import profile_records, receive
 from cascadexml.monitoring.reference import HELD_OUT, Profile, Reference, hash_words
+from cascadexml.monitoring.verdict import Check
 from cascadexml.progress import console_progress
 
 HALVES_SEED = 7

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from prefect.states import Completed, State
 
 from cascadexml.config import load_settings
 from cascadexml.errors import DataError
+from cascadexml.monitoring.verdict import Check, Verdict
 from flows import tasks
 
 DRIFT_EVENT = "cascadexml.drift.detected"
@@ -47,8 +49,8 @@ def monitoring(batch: str | None = None, project: str = ".", repeat: bool = Fals
     source = batch or settings.drift.batch
     out = folder / "data" / "reports" / "monitoring" / _folder_name(source)
     compare(source, champion, folder, out)
-    verdict = tasks.read_json(out / "verdict.json")
-    key = f"{verdict['batch']['id']}-{champion.version.version}"
+    verdict = Verdict.from_json(tasks.read_json(out / "verdict.json"))
+    key = f"{verdict.batch.id}-{champion.version.version}"
     keep_batch(folder, out, verdict)
     # The event goes before the record that it is about: a run that dies between the two sends it twice, not never.
     if repeat or not seen(folder, key):
@@ -57,9 +59,9 @@ def monitoring(batch: str | None = None, project: str = ".", repeat: bool = Fals
         get_run_logger().info("this champion has seen the batch before: no event is sent")
     keep_verdict(folder, out, key)
     report(folder, out, champion, verdict)
-    name = STATES[verdict["verdict"]]
-    message = " ".join(verdict["reasons"]) or "no check failed"
-    return Completed(name=name, message=message, data=verdict)
+    name = STATES[verdict.outcome]
+    message = " ".join(verdict.reasons) or "no check failed"
+    return Completed(name=name, message=message, data=verdict.to_json())
 
 
 @task
@@ -70,13 +72,13 @@ def compare(source: str, champion: tasks.Champion, folder: Path, out: Path) -> N
 
 
 @task(**tasks.NETWORK_RETRIES)
-def keep_batch(folder: Path, out: Path, verdict: dict[str, Any]) -> None:
+def keep_batch(folder: Path, out: Path, verdict: Verdict) -> None:
     """Keep the accepted records in the registry, for retraining, if they have labels and are fit to learn from."""
-    batch = verdict["batch"]
-    if verdict["verdict"] != "quarantined" and batch["labelled"]:
+    batch = verdict.batch
+    if verdict.outcome != "quarantined" and batch.labelled:
         registry, name = tasks.model_registry(folder)
-        files = {"records.parquet": out / "accepted.parquet", "record.json": tasks.to_json(batch).encode()}
-        registry.put_record(name, "batches", batch["id"], files)
+        files = {"records.parquet": out / "accepted.parquet", "record.json": tasks.to_json(asdict(batch)).encode()}
+        registry.put_record(name, "batches", batch.id, files)
 
 
 @task(**tasks.NETWORK_RETRIES)
@@ -97,12 +99,11 @@ def keep_verdict(folder: Path, out: Path, key: str) -> None:
         registry.put_record(name, "monitoring", key, {**files, "record.json": out / "verdict.json"})
 
 
-def announce(verdict: dict[str, Any], champion: tasks.Champion) -> None:
+def announce(verdict: Verdict, champion: tasks.Champion) -> None:
     """Send the event that automations listen for."""
-    event = {"drift": DRIFT_EVENT, "quarantined": QUARANTINE_EVENT}.get(verdict["verdict"])
+    event = {"drift": DRIFT_EVENT, "quarantined": QUARANTINE_EVENT}.get(verdict.outcome)
     if event is None:
         return
-    failed = [check["name"] for check in verdict["checks"] if check["failed"]]
     emit_event(
         event,
         resource={
@@ -110,32 +111,32 @@ def announce(verdict: dict[str, Any], champion: tasks.Champion) -> None:
             "prefect.resource.name": champion.version.name,
         },
         payload={
-            "batch": verdict["batch"]["id"],
-            "source": verdict["batch"]["source"],
+            "batch": verdict.batch.id,
+            "source": verdict.batch.source,
             "champion": champion.version.version,
-            "failed": failed,
-            "reasons": verdict["reasons"],
+            "failed": verdict.failed,
+            "reasons": verdict.reasons,
         },
     )
-    get_run_logger().info("sent the event %s for %s", event, verdict["batch"]["id"])
+    get_run_logger().info("sent the event %s for %s", event, verdict.batch.id)
 
 
-def report(folder: Path, out: Path, champion: tasks.Champion, verdict: dict[str, Any]) -> None:
+def report(folder: Path, out: Path, champion: tasks.Champion, verdict: Verdict) -> None:
     """The verdict, its checks and the history of verdicts on the run's page."""
     from cascadexml.monitoring.report import history_figure
 
     registry, name = tasks.model_registry(folder)
     keys = registry.records(name, "monitoring")
-    history = [json.loads(registry.read_record(name, "monitoring", key)) for key in keys]
+    history = [Verdict.from_json(json.loads(registry.read_record(name, "monitoring", key))) for key in keys]
     history_figure(history, out.parent / "history.png")
-    batch = verdict["batch"]
+    batch = verdict.batch
     lines = [
-        f"# {STATES[verdict['verdict']]}: {batch['id']}",
+        f"# {STATES[verdict.outcome]}: {batch.id}",
         "",
-        f"{batch['records']} records from `{batch['source']}`, {batch['accepted']} accepted, {batch['refused']} "
-        f"refused, {batch['labelled']} with labels; against `{champion.version.uri}`.",
+        f"{batch.records} records from `{batch.source}`, {batch.accepted} accepted, {batch.refused} "
+        f"refused, {batch.labelled} with labels; against `{champion.version.uri}`.",
         "",
-        *(f"- {reason}" for reason in verdict["reasons"]),
+        *(f"- {reason}" for reason in verdict.reasons),
         "",
         *(
             f"- {tasks.link(path, text)}"
@@ -144,13 +145,13 @@ def report(folder: Path, out: Path, champion: tasks.Champion, verdict: dict[str,
         ),
     ]
     create_markdown_artifact("\n".join(lines), key="drift-verdict")
-    create_table_artifact([_row(check) for check in verdict["checks"]], key="drift-checks")
+    create_table_artifact([_row(check) for check in verdict.checks], key="drift-checks")
     table = [
         {
-            "batch": each["batch"]["id"],
-            "records": each["batch"]["records"],
-            "verdict": each["verdict"],
-            "failed": ", ".join(check["name"] for check in each["checks"] if check["failed"]),
+            "batch": each.batch.id,
+            "records": each.batch.records,
+            "verdict": each.outcome,
+            "failed": ", ".join(each.failed),
         }
         for each in history
     ]
@@ -162,13 +163,12 @@ def _folder_name(source: str) -> str:
     return f"{stem}-{hashlib.sha256(source.encode()).hexdigest()[:8]}"
 
 
-def _row(check: dict[str, Any]) -> dict[str, Any]:
-    p = check["p_value"]
+def _row(check: Check) -> dict[str, Any]:
     return {
-        "check": check["name"],
-        "statistic": check["statistic"],
-        "value": f"{check['value']:.4g}",
-        "threshold": f"{check['threshold']:.4g}",
-        "p": "" if p is None else f"{p:.2g}",
-        "failed": "yes" if check["failed"] else "",
+        "check": check.name,
+        "statistic": check.statistic,
+        "value": f"{check.value:.4g}",
+        "threshold": f"{check.threshold:.4g}",
+        "p": "" if check.p_value is None else f"{check.p_value:.2g}",
+        "failed": "yes" if check.failed else "",
     }

@@ -44,12 +44,12 @@ def main(settings: Settings, argv: Sequence[str] | None = None) -> None:
         new.mkdir()
         pq.write_table(batch.accepted, new / "accepted.parquet", compression="zstd")
         pq.write_table(batch.rejects, new / "rejects.parquet", compression="zstd")
-        write_report(new, found.document, found.reference, found.profile, settings.drift, settings.seed)
-        text = json.dumps(found.document, indent=1, ensure_ascii=False)
+        write_report(new, found.verdict, found.reference, found.profile, settings.drift, settings.seed)
+        text = json.dumps(found.verdict.to_json(), indent=1, ensure_ascii=False)
         (new / "verdict.json").write_text(text + "\n", encoding="utf-8")
-    for reason in found.document["reasons"]:
+    for reason in found.verdict.reasons:
         log.info("%s", reason)
-    log.info("batch %s: %s", batch.id, found.document["verdict"])
+    log.info("batch %s: %s", batch.id, found.verdict.outcome)
 
 
 if __name__ == "__main__":

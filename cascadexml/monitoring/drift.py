@@ -6,10 +6,9 @@ the verdict counts failed checks, and the thresholds are set so that held-out re
 next to no alarm (docs/drift.md tells how, and how well it works).
 """
 
-import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +17,8 @@ import pyarrow.compute as pc
 from scipy import sparse, special, stats
 
 from cascadexml.config import DriftSettings
-from cascadexml.metrics import Float64
+from cascadexml.metrics import Float64, bootstrap_intervals
+from cascadexml.metrics.bootstrap import resampled
 from cascadexml.monitoring.reference import (
     LABEL_STATISTICS,
     QUALITY,
@@ -27,47 +27,13 @@ from cascadexml.monitoring.reference import (
     Profile,
     Reference,
 )
-
-Kind = Literal["text", "vocabulary", "embedding", "score", "label", "metadata", "quality", "validity"]
-Verdict = Literal["stable", "drift", "quarantined"]
+from cascadexml.monitoring.verdict import Check, Kind, Outcome, Quality, UnseenLabels
 
 MOST_VECTORS = 3000
 """Vectors of either side that the domain classifier sees; more cost time and tell nothing new."""
 FOLDS = 5
 _LEAST_CELL = 10
 _DRAWS_AT_ONCE = 100
-
-
-@dataclass(frozen=True)
-class Check:
-    """One comparison.
-
-    Attributes:
-        name: what was compared.
-        kind: what sort of drift it tells of; "validity" checks decide on quarantine.
-        statistic: what `value` is.
-        value: the size of the effect.
-        threshold: the check fails only beyond it.
-        p_value: how likely so large an effect is without drift; None where no chance is involved.
-        failed: the effect is beyond the threshold and, where there is a p-value, significant.
-        reference: the reference's own figure, such as a mean; None where there is no one figure.
-        batch: the same of the batch.
-    """
-
-    name: str
-    kind: Kind
-    statistic: str
-    value: float
-    threshold: float
-    p_value: float | None
-    failed: bool
-    reference: float | None = None
-    batch: float | None = None
-
-    def __str__(self) -> str:
-        chance = "" if self.p_value is None else f", p = {self.p_value:.2g}"
-        means = "" if self.reference is None else f" (batch {self.batch:.4g}, reference {self.reference:.4g})"
-        return f"{self.name}: {self.statistic} {self.value:.3g}, threshold {self.threshold:g}{chance}{means}"
 
 
 class Effect(NamedTuple):
@@ -123,7 +89,7 @@ def compare(reference: Reference, batch: Profile, settings: DriftSettings, seed:
     return checks
 
 
-def decide(checks: Sequence[Check], settings: DriftSettings) -> tuple[Verdict, list[str]]:
+def decide(checks: Sequence[Check], settings: DriftSettings) -> tuple[Outcome, list[str]]:
     """The verdict over all checks, and a sentence for each one that fails.
 
     A validity check that fails means quarantine; else `min_failed` failed checks mean drift.
@@ -259,10 +225,15 @@ def null_divergences(Y_train: sparse.csr_matrix, n: int, draws: int, seed: int =
     return null
 
 
-@functools.lru_cache(maxsize=8)
+_NULLS: WeakKeyDictionary[Reference, dict[tuple[int, int, int], Float64]] = WeakKeyDictionary()
+
+
 def _null_of(reference: Reference, n: int, draws: int, seed: int) -> Float64:
-    """The null of a reference, which is the same for all batches of one size."""
-    return null_divergences(reference.Y_train, n, draws, seed)
+    """The null of a reference, the same for all batches of one size; it is forgotten with the reference."""
+    kept = _NULLS.setdefault(reference, {})
+    if (n, draws, seed) not in kept:
+        kept[n, draws, seed] = null_divergences(reference.Y_train, n, draws, seed)
+    return kept[n, draws, seed]
 
 
 def quality_checks(known: Profile, batch: Profile, settings: DriftSettings, seed: int = 0) -> list[Check]:
@@ -273,7 +244,7 @@ def quality_checks(known: Profile, batch: Profile, settings: DriftSettings, seed
         ours, theirs = known.numbers(name), batch.numbers(name)
         if ours is None or theirs is None:
             continue
-        falls = _resampled_means(ours, settings.draws, rng) - _resampled_means(theirs, settings.draws, rng)
+        falls = resampled(ours, settings.draws, rng) - resampled(theirs, settings.draws, rng)
         p_value = (1 + int(np.sum(falls <= 0))) / (settings.draws + 1)
         effect = Effect(float(ours.mean() - theirs.mean()), p_value)
         means = (float(ours.mean()), float(theirs.mean()))
@@ -281,7 +252,7 @@ def quality_checks(known: Profile, batch: Profile, settings: DriftSettings, seed
     return checks
 
 
-def quality_figures(known: Profile, batch: Profile, draws: int, seed: int = 0) -> dict[str, dict[str, float]] | None:
+def quality_figures(known: Profile, batch: Profile, draws: int, seed: int = 0) -> dict[str, Quality] | None:
     """Each metric of QUALITY on batch and reference with its bootstrap 95 % interval; None without labels."""
     rng = np.random.default_rng(seed)
     figures = {}
@@ -289,16 +260,14 @@ def quality_figures(known: Profile, batch: Profile, draws: int, seed: int = 0) -
         ours, theirs = known.numbers(name), batch.numbers(name)
         if ours is None or theirs is None:
             return None
-        row = {"batch": float(theirs.mean()), "reference": float(ours.mean())}
-        for prefix, values in (("", theirs), ("reference_", ours)):
-            low, high = np.percentile(_resampled_means(values, draws, rng), [2.5, 97.5])
-            row |= {f"{prefix}low": float(low), f"{prefix}high": float(high)}
-        figures[name] = row
+        low, high = map(float, bootstrap_intervals(theirs, draws, rng))
+        reference_low, reference_high = map(float, bootstrap_intervals(ours, draws, rng))
+        figures[name] = Quality(float(theirs.mean()), float(ours.mean()), low, high, reference_low, reference_high)
     return figures
 
 
-def unseen_figures(labels: pa.ListArray, known: npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """The label uses of a batch that train does not have: their share, their number, and the 50 commonest ids.
+def unseen_figures(labels: pa.ListArray, known: npt.NDArray[np.bool_]) -> UnseenLabels:
+    """The label uses of a batch that train does not have, with the 50 commonest ids.
 
     Args:
         labels: n lists of label ids, U uses in all.
@@ -306,25 +275,7 @@ def unseen_figures(labels: pa.ListArray, known: npt.NDArray[np.bool_]) -> dict[s
     """
     unseen = labels.flatten().filter(pa.array(~known)) if len(known) else pa.array([], pa.string())
     counts = [(-entry["counts"], entry["values"]) for entry in pc.value_counts(unseen).to_pylist()]
-    return {
-        "share": len(unseen) / max(len(known), 1),
-        "uses": len(unseen),
-        "ids": [label for _, label in sorted(counts)[:50]],
-    }
-
-
-def as_json(checks: Sequence[Check]) -> list[dict[str, Any]]:
-    """Checks as plain JSON objects, figures to six significant digits."""
-    return [{key: rounded(value) for key, value in asdict(check).items()} for check in checks]
-
-
-def rounded(value: Any) -> Any:
-    """A number, or all numbers in a mapping or list, to six significant digits: stable over library versions."""
-    if isinstance(value, Mapping):
-        return {key: rounded(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [rounded(each) for each in value]
-    return float(f"{value:.6g}") if isinstance(value, float) else value
+    return UnseenLabels(len(unseen) / max(len(known), 1), len(unseen), [label for _, label in sorted(counts)[:50]])
 
 
 def _check(
@@ -373,7 +324,3 @@ def _from_train(uses: Float64, unseen: Float64, train: Float64) -> Float64:
     known = np.column_stack([np.broadcast_to(train, uses.shape), np.zeros(len(uses))])
     p, q = (each / np.maximum(each.sum(axis=1, keepdims=True), 1.0) for each in (counts, known))
     return js_divergence(p, q)
-
-
-def _resampled_means(values: Float64, draws: int, rng: np.random.Generator) -> Float64:
-    return np.array([values[rng.integers(0, values.size, values.size)].mean() for _ in range(draws)])

@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -28,8 +27,9 @@ from cascadexml.data.readers.matrix import is_matrix_layout
 from cascadexml.data.readers.records import OPENERS, RECORD_SCHEMA, concatenate, opened, text_columns
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
-from cascadexml.monitoring.drift import Check, as_json, compare, decide, quality_figures, rounded, unseen_figures
+from cascadexml.monitoring.drift import compare, decide, quality_figures, unseen_figures
 from cascadexml.monitoring.reference import Profile, Reference, make_profile, metadata_columns, observe
+from cascadexml.monitoring.verdict import BatchSummary, Check, MonitoredModel, Verdict
 from cascadexml.progress import Progress, silent
 from cascadexml.quality.rules import COLUMNS, damaged, rejects_table, repeats, screen, trimmed
 from cascadexml.rankers.base import Documents
@@ -76,12 +76,12 @@ class Examination:
     """What is known of a batch in the end.
 
     Attributes:
-        document: what verdict.json holds; plain JSON, the same for equal inputs.
+        verdict: on the batch.
         reference: the profile that the batch was compared with.
         profile: the batch's own; None where quarantine came before.
     """
 
-    document: dict[str, Any]
+    verdict: Verdict
     reference: Profile
     profile: Profile | None
 
@@ -216,30 +216,30 @@ def examine(
         )
         checks += compare(reference, profile, settings, seed)
         quality = quality_figures(reference.profile, profile, settings.draws, seed)
-    verdict, reasons = decide(checks, settings)
+    outcome, reasons = decide(checks, settings)
     if incoming.wrong_columns is not None:
         reasons = [incoming.wrong_columns]
     elif not incoming.has_labels and incoming.records:
         reasons.append(
             "No record has labels: the checks of labels and quality are left out, and nothing can be learnt."
         )
-    document = {
-        "verdict": verdict,
-        "reasons": reasons,
-        "batch": {
-            "id": incoming.id,
-            "source": incoming.source,
-            "records": incoming.records,
-            "accepted": incoming.accepted.num_rows,
-            "refused": incoming.rejects.num_rows,
-            "labelled": incoming.labelled,
-        },
-        "model": {"name": artifact.meta["name"], "fingerprint": sha256_of(artifact.path / MANIFEST)},
-        "checks": as_json(checks),
-        "quality": rounded(quality),
-        "unseen_labels": rounded(unseen_figures(_lists(incoming.accepted), known_uses(incoming.accepted, vocabulary))),
-    }
-    return Examination(document, reference.profile, profile)
+    verdict = Verdict(
+        outcome,
+        reasons,
+        BatchSummary(
+            id=incoming.id,
+            source=incoming.source,
+            records=incoming.records,
+            accepted=incoming.accepted.num_rows,
+            refused=incoming.rejects.num_rows,
+            labelled=incoming.labelled,
+        ),
+        MonitoredModel(artifact.meta["name"], sha256_of(artifact.path / MANIFEST)),
+        checks,
+        quality,
+        unseen_figures(_lists(incoming.accepted), known_uses(incoming.accepted, vocabulary)),
+    ).rounded()
+    return Examination(verdict, reference.profile, profile)
 
 
 def profile_records(

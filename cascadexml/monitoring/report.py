@@ -6,7 +6,7 @@ Evidently is imported inside `write_report` alone: the import takes many seconds
 import html
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ import pyarrow as pa
 from cascadexml.bundle import beside
 from cascadexml.config import DriftSettings
 from cascadexml.monitoring.reference import Profile
+from cascadexml.monitoring.verdict import Check, Verdict
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,7 +37,7 @@ _COLOURS = {"stable": "#2a7", "drift": "#c60", "quarantined": "#b00"}
 
 def write_report(
     folder: Path,
-    verdict: Mapping[str, Any],
+    verdict: Verdict,
     reference: Profile | None,
     batch: Profile | None,
     settings: DriftSettings,
@@ -48,7 +49,7 @@ def write_report(
 
     Args:
         folder: where the two files go.
-        verdict: what verdict.json holds.
+        verdict: on the batch.
         reference: the reference's profile.
         batch: the batch's.
         settings: thresholds and `report_rows`, how many records of either side Evidently sees.
@@ -64,31 +65,31 @@ def write_report(
         theirs, document = _evidently(reference, batch, settings, seed)
         page = theirs.replace("<body>", f"<body>\n{section}{_NOTE.format(settings.report_rows)}", 1)
     (folder / "report.html").write_text(page, encoding="utf-8")
-    text = json.dumps({"verdict": dict(verdict), "evidently": document}, indent=1, ensure_ascii=False)
+    text = json.dumps({"verdict": verdict.to_json(), "evidently": document}, indent=1, ensure_ascii=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
 
 
-def history_figure(verdicts: Sequence[Mapping[str, Any]], path: Path) -> None:
+def history_figure(verdicts: Sequence[Verdict], path: Path) -> None:
     """Draw each check's value over its threshold for several batches, oldest first; above 1 is beyond the threshold.
 
     A filled point marks a check that failed. A batch's verdict stands below its id; a quarantined batch has no point,
     because it was not compared.
 
     Args:
-        verdicts: what verdict.json holds, one a batch.
+        verdicts: one a batch.
         path: the PNG file.
     """
     from matplotlib.figure import Figure
 
-    names = list(dict.fromkeys(c["name"] for v in verdicts for c in v["checks"] if c["kind"] != "validity"))
+    names = list(dict.fromkeys(c.name for v in verdicts for c in v.checks if c.kind != "validity"))
     figure = Figure(figsize=(max(7.0, 1.6 * len(verdicts) + 4), 6), layout="constrained")
     axes = figure.subplots()
     for i, name in enumerate(names):
         points = [
-            (place, _ratio(check), check["failed"])
+            (place, _ratio(check), check.failed)
             for place, verdict in enumerate(verdicts)
-            for check in verdict["checks"]
-            if check["name"] == name and check["kind"] != "validity"
+            for check in verdict.checks
+            if check.name == name and check.kind != "validity"
         ]
         colour, marker = f"C{i % 10}", "os^vD"[i // 10 % 5]
         places, ratios = [place for place, _, _ in points], [ratio for _, ratio, _ in points]
@@ -100,11 +101,9 @@ def history_figure(verdicts: Sequence[Mapping[str, Any]], path: Path) -> None:
     axes.set_xlim(-0.5, max(len(verdicts), 1) - 0.5)
     axes.set_ylim(bottom=0)
     axes.set_ylabel("value over threshold")
-    axes.set_xticks(
-        range(len(verdicts)), [f"{v['batch']['id']}\n{v['verdict']}" for v in verdicts], rotation=30, ha="right"
-    )
+    axes.set_xticks(range(len(verdicts)), [f"{v.batch.id}\n{v.outcome}" for v in verdicts], rotation=30, ha="right")
     for label, verdict in zip(axes.get_xticklabels(), verdicts, strict=True):
-        label.set_color(_COLOURS[verdict["verdict"]])
+        label.set_color(_COLOURS[verdict.outcome])
     if names:
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
     with beside(path) as new:
@@ -112,28 +111,28 @@ def history_figure(verdicts: Sequence[Mapping[str, Any]], path: Path) -> None:
         figure.savefig(new, format="png", dpi=110, metadata={"Software": None})
 
 
-def _ratio(check: Mapping[str, Any]) -> float:
+def _ratio(check: Check) -> float:
     """Value over threshold, at least 0; of an AUC what lies above 0.5, where there is nothing to tell."""
-    nothing = 0.5 if check["kind"] == "embedding" else 0.0
-    return float(max(check["value"] - nothing, 0.0) / max(check["threshold"] - nothing, 1e-9))
+    nothing = 0.5 if check.kind == "embedding" else 0.0
+    return float(max(check.value - nothing, 0.0) / max(check.threshold - nothing, 1e-9))
 
 
-def _section(verdict: Mapping[str, Any]) -> str:
-    batch, model = verdict["batch"], verdict["model"]
+def _section(verdict: Verdict) -> str:
+    batch = verdict.batch
     rows = "".join(
-        f"<tr{' class=failed' if check['failed'] else ''}>"
-        + "".join(f"<td>{html.escape(_cell(check.get(key)))}</td>" for key in _COLUMNS)
+        f"<tr{' class=failed' if check.failed else ''}>"
+        + "".join(f"<td>{html.escape(_cell(getattr(check, key)))}</td>" for key in _COLUMNS)
         + "</tr>\n"
-        for check in verdict["checks"]
+        for check in verdict.checks
     )
-    reasons = "".join(f"<li>{html.escape(reason)}</li>\n" for reason in verdict["reasons"])
-    colour = _COLOURS[verdict["verdict"]]
+    reasons = "".join(f"<li>{html.escape(reason)}</li>\n" for reason in verdict.reasons)
+    colour = _COLOURS[verdict.outcome]
     return (
-        f'{_STYLE}<div class="verdict"><h1>Batch {html.escape(batch["id"])}: '
-        f'<span style="color:{colour}">{verdict["verdict"]}</span></h1>\n'
-        f"<p>{batch['records']} records from {html.escape(batch['source'])}: {batch['accepted']} accepted, "
-        f"{batch['refused']} refused, {batch['labelled']} with labels; against the reference of "
-        f"{html.escape(model['name'])}.</p>\n<ul>{reasons}</ul>\n<table><tr>"
+        f'{_STYLE}<div class="verdict"><h1>Batch {html.escape(batch.id)}: '
+        f'<span style="color:{colour}">{verdict.outcome}</span></h1>\n'
+        f"<p>{batch.records} records from {html.escape(batch.source)}: {batch.accepted} accepted, "
+        f"{batch.refused} refused, {batch.labelled} with labels; against the reference of "
+        f"{html.escape(verdict.model.name)}.</p>\n<ul>{reasons}</ul>\n<table><tr>"
         + "".join(f"<th>{name}</th>" for name in _COLUMNS)
         + f"</tr>\n{rows}</table></div>\n"
     )

@@ -69,7 +69,9 @@ def test_what_is_no_evaluation_is_refused_by_name(content: str | None, tmp_path:
         EvaluationReport.load(path)
 
 
-@pytest.mark.parametrize("module", ["cascadexml.evaluation.report", "cascadexml.evaluation.judgement"])
+@pytest.mark.parametrize(
+    "module", ["cascadexml.evaluation.report", "cascadexml.evaluation.judgement", "cascadexml.monitoring.verdict"]
+)
 def test_the_types_of_documents_come_without_torch(module: str) -> None:
     """What flows import of them must not cost a process seconds and a gigabyte."""
     heavy = "torch transformers sklearn pandas matplotlib great_expectations evidently"

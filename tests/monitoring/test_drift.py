@@ -1,8 +1,10 @@
+import gc
 import itertools
 import json
 import math
+import weakref
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,9 @@ from scipy import sparse, stats
 
 from cascadexml.config import DriftSettings
 from cascadexml.data.vocabulary import Vocabulary
+from cascadexml.errors import DataError
+from cascadexml.monitoring import drift
 from cascadexml.monitoring.drift import (
-    Check,
     category_distance,
     compare,
     decide,
@@ -30,6 +33,7 @@ from cascadexml.monitoring.drift import (
 )
 from cascadexml.monitoring.reference import Profile, Reference, hash_words, text_statistics
 from cascadexml.monitoring.report import history_figure
+from cascadexml.monitoring.verdict import BatchSummary, Check, MonitoredModel, UnseenLabels, Verdict
 from tests.conftest import sample_records
 
 SETTINGS = DriftSettings(draws=1000)
@@ -235,9 +239,9 @@ def test_the_fall_in_quality_and_its_interval(reference: Reference) -> None:
     figures = quality_figures(reference.profile, batch, 1000)
     assert figures is not None
     half = 1.96 * theirs.std() / math.sqrt(theirs.size)
-    assert figures["nDCG@5"]["low"] == pytest.approx(theirs.mean() - half, abs=0.003)
-    assert figures["nDCG@5"]["high"] == pytest.approx(theirs.mean() + half, abs=0.003)
-    assert figures["nDCG@5"]["reference"] == pytest.approx(ours.mean())
+    assert figures["nDCG@5"].low == pytest.approx(theirs.mean() - half, abs=0.003)
+    assert figures["nDCG@5"].high == pytest.approx(theirs.mean() + half, abs=0.003)
+    assert figures["nDCG@5"].reference == pytest.approx(ours.mean())
 
 
 def test_the_p_value_of_unseen_labels_is_hypergeometric(reference: Reference) -> None:
@@ -326,14 +330,60 @@ def test_random_halves_of_real_records_raise_no_alarm_and_later_years_do() -> No
 def test_unseen_figures_name_the_commonest_first() -> None:
     labels = pa.array([["a", "x"], ["y", "x"], ["a"], []], pa.list_(pa.string()))
     known = np.array([True, False, False, False, True])
-    assert unseen_figures(labels, known) == {"share": 0.6, "uses": 3, "ids": ["x", "y"]}
+    assert unseen_figures(labels, known) == UnseenLabels(0.6, 3, ["x", "y"])
+
+
+def verdict_of(batch: str, outcome: Any, checks: list[Check]) -> Verdict:
+    summary, model = BatchSummary(batch, "batch.jsonl", 300, 290, 10, 290), MonitoredModel("tiny", "0" * 64)
+    return Verdict(outcome, ["why"], summary, model, checks, None, UnseenLabels(0.123456789, 3, ["x"]))
+
+
+def test_a_verdict_reads_back_as_it_was_written(reference: Reference) -> None:
+    batch = made(np.random.default_rng(14), 300, quality=0.3)
+    whole = replace(
+        verdict_of("b", "drift", compare(reference, batch, SETTINGS)),
+        quality=quality_figures(reference.profile, batch, 100),
+    )
+    verdict = whole.rounded()
+    content = json.loads(json.dumps(verdict.to_json(), allow_nan=False))
+    assert Verdict.from_json(content) == verdict
+    assert list(content) == ["verdict", "reasons", "batch", "model", "checks", "quality", "unseen_labels"]
+    assert verdict.unseen_labels.share == 0.123457
+    for exact, check in zip(whole.checks, verdict.checks, strict=True):
+        assert check.value == pytest.approx(exact.value, rel=1e-5)
+    assert verdict.failed == [check["name"] for check in content["checks"] if check["failed"]] != []
+    for key in content:
+        with pytest.raises(DataError, match="This is no verdict"):
+            Verdict.from_json({name: value for name, value in content.items() if name != key})
+
+
+def test_a_reference_that_nobody_holds_is_let_go(reference: Reference) -> None:
+    own = replace(reference)
+    compare(own, made(np.random.default_rng(15), 60), SETTINGS)
+    seen = weakref.ref(own)
+    del own
+    gc.collect()
+    assert seen() is None
+
+
+def test_the_null_of_a_reference_is_drawn_once_a_size(reference: Reference, monkeypatch: pytest.MonkeyPatch) -> None:
+    own, sizes = replace(reference), []
+
+    def counted(Y_train: Any, n: int, draws: int, seed: int) -> Any:
+        sizes.append(n)
+        return null_divergences(Y_train, n, draws, seed)
+
+    monkeypatch.setattr(drift, "null_divergences", counted)
+    first = [compare(own, made(np.random.default_rng(16), n), SETTINGS) for n in (60, 60, 80)]
+    assert sizes == [60, 80]
+    assert first[0] == first[1]
 
 
 def test_the_history_is_drawn_also_with_a_quarantined_batch(tmp_path: Path, reference: Reference) -> None:
-    checks = [asdict(c) for c in compare(reference, made(np.random.default_rng(13), 300, quality=0.3), SETTINGS)]
+    checks = compare(reference, made(np.random.default_rng(13), 300, quality=0.3), SETTINGS)
     verdicts = [
-        {"verdict": verdict, "batch": {"id": f"batch-{n}"}, "checks": json.loads(json.dumps(each))}
-        for n, (verdict, each) in enumerate([("drift", checks), ("quarantined", []), ("stable", checks[:3])])
+        verdict_of(f"batch-{n}", outcome, each)
+        for n, (outcome, each) in enumerate([("drift", checks), ("quarantined", []), ("stable", checks[:3])])
     ]
     history_figure(verdicts, tmp_path / "history.png")
     content = (tmp_path / "history.png").read_bytes()

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from cascadexml.artifact.artifact import open_artifact
 from cascadexml.bundle import beside
 from cascadexml.config import Settings
 from cascadexml.monitoring.incoming import examine, receive
 from cascadexml.monitoring.report import write_report
 from cascadexml.progress import console_progress
+from cascadexml.registry.opening import open_model
 from cascadexml.storage.fetch import fetch
 from stages import ARTIFACT, DATA, DRIFT, run
 
@@ -34,7 +34,7 @@ def main(settings: Settings, argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=DRIFT, metavar="FOLDER")
     arguments = parser.parse_args(argv)
     progress = console_progress()
-    artifact = open_artifact(arguments.model)
+    artifact = open_model(arguments.model)
     folder = DATA / "downloads" / hashlib.sha256(arguments.batch.encode()).hexdigest()[:16]
     batch = receive(
         fetch(arguments.batch, folder, None, progress), arguments.batch, settings.download, settings.validate

@@ -5,7 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from cascadexml.artifact.artifact import Artifact, open_artifact
+from cascadexml.artifact.artifact import Artifact
 from cascadexml.bundle import MANIFEST, beside, sha256_of
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
@@ -14,6 +14,7 @@ from cascadexml.evaluation.judge import judge, slices_of, translate
 from cascadexml.evaluation.judgement import ModelIdentity, render
 from cascadexml.progress import console_progress
 from cascadexml.ranking import Ranking
+from cascadexml.registry.opening import open_model
 from cascadexml.serving.predictor import Predictor
 from stages import ARTIFACT, CORPUS, REPORTS, run
 
@@ -24,9 +25,9 @@ def main(settings: Settings, champion: str | None, challenger: str, out: Path) -
     if not len(corpus.splits.get("test", ())):
         raise DataError(f"{CORPUS} has no test document: give the source a test split or raise download.split.test.")
     test = corpus.splits["test"]
-    artifacts = {"challenger": open_artifact(challenger)}
+    artifacts = {"challenger": open_model(challenger)}
     if champion is not None:
-        artifacts["champion"] = open_artifact(champion)
+        artifacts["champion"] = open_model(champion)
     rankings = {role: rank(artifact, corpus, settings) for role, artifact in artifacts.items()}
     judgement = judge(
         rankings.get("champion"),

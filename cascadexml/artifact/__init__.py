@@ -1,5 +1,5 @@
 """A trained model on disk: packing, opening, model card, signature."""
 
-from cascadexml.artifact.artifact import Artifact, Origin, open_artifact, pack, resolve
+from cascadexml.artifact.artifact import Artifact, Origin, open_artifact, pack
 
-__all__ = ["Artifact", "Origin", "open_artifact", "pack", "resolve"]
+__all__ = ["Artifact", "Origin", "open_artifact", "pack"]

@@ -26,12 +26,11 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from cascadexml.artifact.model_card import render
-from cascadexml.bundle import MANIFEST, Format
+from cascadexml.bundle import MANIFEST, Bundle, Format
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.evaluation.report import EvaluationReport
-from cascadexml.progress import Progress, silent
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -198,47 +197,23 @@ def pack(
         (folder / "model_card.md").write_text(render(meta, metrics), encoding="utf-8")
 
 
-def open_artifact(path: str | Path) -> Artifact:
-    """Verify every byte of the artifact at `path`, and give its parts.
+def open_artifact(place: str | Path | Bundle) -> Artifact:
+    """Verify every byte of the artifact at `place`, and give its parts.
 
     Args:
-        path: its folder, or a place that `resolve` knows.
+        place: its folder, or the bundle that has been verified. For a model in a registry see
+            `cascadexml.registry.open_model`.
 
     Raises:
-        DataError, RegistryError: the place cannot be read from, see `resolve`.
         FormatError: it is truncated, tampered with, of another kind or version.
     """
-    found = FORMAT.read(resolve(path))
+    found = FORMAT.read(place if isinstance(place, Bundle) else Path(place))
     parts = {"model/manifest.json", "vocabulary.json", "calibration.json", "label_counts.npy", "metrics.json"}
     missing = sorted(parts - set(found.files)) or sorted({"name", "max_length", "labels"} - set(found.meta))
     if missing:
-        raise FormatError(f"{path} is an artifact without {missing[0]}: pack or fetch it again.")
+        raise FormatError(f"{found.path} is an artifact without {missing[0]}: pack or fetch it again.")
     size = sum(entry["size"] for entry in found.files.values())
     return Artifact(found.path, found.meta, found.fingerprint, size)
-
-
-def resolve(path: str | Path, progress: Progress = silent) -> Path:
-    """The local folder that stands for `path`. All places that an artifact may be named by are known here.
-
-    Args:
-        path: a folder, or `s3://bucket/prefix/name@ref` in a registry, where `ref` is an alias (champion if it is left
-            out) or a version: that one is pulled into the cache, unless it is there.
-        progress: called with ("pull", bytes done, bytes in all, {}).
-
-    Raises:
-        DataError: `path` is a URI of another kind.
-        RegistryError: the registry cannot be read, or has no such model.
-        FormatError: what lies there is damaged or, with `CASCADEXML_VERIFY_KEY` set, not signed.
-    """
-    if str(path).startswith("s3://"):
-        from cascadexml.registry.registry import Registry
-        from cascadexml.registry.uris import parse_uri
-
-        uri = parse_uri(str(path))
-        return Registry(uri.registry).pull(uri.name, uri.ref, progress=progress)
-    if "://" in str(path):
-        raise DataError(f"{path} is no place for artifacts: expected a folder, or s3://bucket/prefix/name@champion.")
-    return Path(path)
 
 
 def _count_parameters(weights: Path) -> int:

@@ -212,13 +212,13 @@ def _parse(number: int, line: bytes, form: str) -> _Record:
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
-    from cascadexml.artifact.artifact import open_artifact
     from cascadexml.config import ColumnSettings, DownloadSettings, EvaluateSettings
     from cascadexml.data.labelled import read_labelled
     from cascadexml.evaluation.records import evaluate_on_records, matrix_with_uses
     from cascadexml.progress import console_progress
+    from cascadexml.registry import open_model
 
-    artifact = open_artifact(arguments.path)
+    artifact = open_model(arguments.path)
     params, vocabulary = artifact.meta["params"], artifact.vocabulary()
     source = dict(params.get("download", {}))
     source["columns"] = _section(ColumnSettings, source.get("columns", {}))
@@ -273,10 +273,10 @@ def _table(found: "RecordsReport") -> str:
 
 
 def _info(arguments: argparse.Namespace) -> None:
-    from cascadexml.artifact.artifact import open_artifact
     from cascadexml.evaluation.report import HEADLINES
+    from cascadexml.registry import open_model
 
-    artifact = open_artifact(arguments.path)
+    artifact = open_model(arguments.path)
     meta = artifact.meta
     if arguments.json:
         _print(json.dumps({**meta, "fingerprint": artifact.fingerprint, "bytes": artifact.size}, indent=1))

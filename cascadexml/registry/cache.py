@@ -14,12 +14,13 @@ import shutil
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from cascadexml import bundle
 from cascadexml.artifact.artifact import FORMAT
-from cascadexml.bundle import MANIFEST
+from cascadexml.bundle import MANIFEST, Bundle
 from cascadexml.errors import DataError, FormatError, RegistryError
 from cascadexml.progress import Progress, silent
 from cascadexml.registry.manifest import Manifest
@@ -47,23 +48,23 @@ class Cache:
         self.root = root
         self.workers = workers
 
-    def find(self, manifest: Manifest) -> Path | None:
-        """The artifact's folder if it is here and every byte of it is right."""
+    def find(self, manifest: Manifest) -> Bundle | None:
+        """The artifact if it is here and every byte of it is right."""
         path = self.root / "artifacts" / manifest.sha256
         if not path.is_dir():
             return None
         try:
-            FORMAT.read(path)
+            found = FORMAT.read(path)
             if bundle.sha256_of(path / MANIFEST) == manifest.sha256:
-                return path
+                return found
         except FormatError as error:
             log.warning("%s is damaged and will be fetched again: %s", path, error)
         return None
 
     def fetch(
         self, manifest: Manifest, store: ObjectStore, entries: Mapping[str, Entry], progress: Progress = silent
-    ) -> Path:
-        """The artifact's folder, fetched unless it is here.
+    ) -> Bundle:
+        """The artifact, fetched unless it is here; every byte of it has been compared with the manifest, once.
 
         Of several processes that ask for one artifact, one fetches and the others wait for it.
 
@@ -86,7 +87,9 @@ class Cache:
                 f"the cache {self.root} cannot be used ({error.strerror or error}): mend it, or set CASCADEXML_CACHE."
             ) from None
 
-    def _fetch(self, manifest: Manifest, store: ObjectStore, entries: Mapping[str, Entry], progress: Progress) -> Path:
+    def _fetch(
+        self, manifest: Manifest, store: ObjectStore, entries: Mapping[str, Entry], progress: Progress
+    ) -> Bundle:
         partial = self.root / "partial" / manifest.sha256
         final = self.root / "artifacts" / manifest.sha256
         partial.mkdir(parents=True, exist_ok=True)
@@ -110,10 +113,11 @@ class Cache:
         names = sorted(manifest.files, key=lambda name: -int(manifest.files[name]["size"]))
         in_parallel(map(fetching, names), self.workers, stop)
         (partial / MANIFEST).write_bytes(manifest.data)
-        FORMAT.read(partial, digests=False)
+        fetched = FORMAT.read(partial, digests=False)
         final.parent.mkdir(parents=True, exist_ok=True)
         bundle.replace_path(partial, final)
-        return final
+        # Each file's SHA-256 was compared when its last byte had come.
+        return replace(fetched, path=final, verified=True)
 
     @contextmanager
     def _locked(self, name: str) -> Iterator[None]:

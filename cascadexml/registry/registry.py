@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from cascadexml.artifact.artifact import Artifact, open_artifact
+from cascadexml.bundle import Bundle
 from cascadexml.config import RegistrySettings
 from cascadexml.errors import RegistryError
 from cascadexml.progress import Progress, silent
@@ -178,12 +180,29 @@ class Registry:
         """
         if to is not None:
             check_replaceable(to)
-        version, manifest = self._aliases.resolve(name, ref)
-        path = self._versions.pull(version, manifest, self._cache, progress)
+        cached = self._pull(name, ref, progress)
         if to is None:
-            return path
-        copy_out(path, to)
+            return cached.path
+        copy_out(cached.path, to)
         return to
+
+    def open(self, name: str, ref: str = "champion", *, progress: Progress = silent) -> Artifact:
+        """Pull an artifact into the cache, as `pull` does, and open it: what was verified there is not verified again.
+
+        Args:
+            name: the model's.
+            ref: an alias or a version.
+            progress: called with ("pull", bytes done, bytes in all, {}).
+
+        Raises:
+            NotFoundError: there is no such alias or version.
+            FormatError: what lies in the store is not what the manifest says, or not signed as asked.
+        """
+        return open_artifact(self._pull(name, ref, progress))
+
+    def _pull(self, name: str, ref: str, progress: Progress) -> Bundle:
+        version, manifest = self._aliases.resolve(name, ref)
+        return self._versions.pull(version, manifest, self._cache, progress)
 
     def gc(
         self,

@@ -25,10 +25,15 @@ class ModelURI:
 def parse_uri(uri: str) -> ModelURI:
     """Take `s3://bucket/prefix/name@ref` apart; without `@ref` the alias champion is meant.
 
+    `s3://bucket/prefix/name/versions/v-…`, as a version is published at, is `s3://bucket/prefix/name@v-…`.
+
     Raises:
         RegistryError: it is no such URI.
     """
     place, _, last = uri.rpartition("/")
+    if VERSION_NAME.fullmatch(last) and place.endswith("/versions"):
+        place, _, name = place.removesuffix("/versions").rpartition("/")
+        last = f"{name}@{last}"
     name, at, ref = last.partition("@")
     if not _is_place(place) or not NAME.fullmatch(name) or (at and not NAME.fullmatch(ref)):
         raise RegistryError(

@@ -13,7 +13,7 @@ from urllib.parse import unquote
 
 from cascadexml.artifact import signing
 from cascadexml.artifact.signing import SIGNATURE
-from cascadexml.bundle import MANIFEST
+from cascadexml.bundle import MANIFEST, Bundle
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import FormatError, NotFoundError
 from cascadexml.progress import Progress
@@ -137,16 +137,16 @@ class Versions:
             raise being_removed(found.uri)
         check_listing(manifest, entries, found.uri + "/")
 
-    def pull(self, version: Version, manifest: Manifest, cache: Cache, progress: Progress) -> Path:
-        """Bring a version that was just read into the cache, unless it is there and whole; gives its folder there.
+    def pull(self, version: Version, manifest: Manifest, cache: Cache, progress: Progress) -> Bundle:
+        """Bring a version that was just read into the cache, unless it is there and whole; gives it verified.
 
         Raises:
             NotFoundError: it is being removed.
             FormatError: what lies in the store is not what the manifest says.
         """
-        path = cache.find(manifest)
-        if path is not None:
-            return path
+        found = cache.find(manifest)
+        if found is not None:
+            return found
         prefix = self._place.version(version.name, version.version)
         entries = self._place.files(prefix)
         if REMOVING in entries:

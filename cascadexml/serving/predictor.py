@@ -7,13 +7,14 @@ from itertools import islice
 from pathlib import Path
 from typing import overload
 
-from cascadexml.artifact.artifact import Artifact, open_artifact
+from cascadexml.artifact.artifact import Artifact
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import FormatError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, Documents, Ranker
 from cascadexml.ranking import NO_LABEL, Ranking
+from cascadexml.registry.opening import open_model
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +70,11 @@ class Predictor:
                 do not belong together.
             PredictionError: `device` is not there.
         """
-        return cls.from_artifact(open_artifact(path), device, batch_size)
+        return cls.from_artifact(open_model(path), device, batch_size)
 
     @classmethod
     def from_artifact(cls, artifact: Artifact, device: str = "auto", batch_size: int = 64) -> "Predictor":
-        """Load an artifact that `open_artifact` has just verified.
+        """Load an artifact that `open_model` or `open_artifact` has just verified.
 
         Raises:
             FormatError: its parts do not belong together.

@@ -462,7 +462,7 @@ def test_a_predictor_and_the_commands_take_a_uri(registry, folder, three, capsys
     text = "Hydrogen storage in metal hydrides"
     expected = Predictor.load(folder / "b", device="cpu").predict(text)
     assert expected
-    for name in (uri, f"{uri}@champion", f"{uri}@{three[1]}"):
+    for name in (uri, f"{uri}@champion", f"{uri}@{three[1]}", registry.resolve("tiny").uri):
         assert Predictor.load(name, device="cpu").predict(text) == expected
     (tmp_path / "in.txt").write_text(text)
     assert main(["predict", uri, "--input", str(tmp_path / "in.txt"), "--device", "cpu"]) == 0

@@ -30,6 +30,17 @@ def test_a_uri_comes_apart_into_what_it_was_made_of(bucket: str, prefix: list[st
     assert parse_uri(str(found)) == found
 
 
+@given(
+    bucket=NAMES,
+    prefix=st.lists(SEGMENTS, max_size=3),
+    name=NAMES,
+    digits=st.from_regex("[0-9a-f]{12}", fullmatch=True),
+)
+def test_a_versions_own_uri_names_that_version(bucket: str, prefix: list[str], name: str, digits: str) -> None:
+    registry = "/".join([f"s3://{bucket}", *prefix])
+    assert parse_uri(f"{registry}/{name}/versions/v-{digits}") == parse_uri(f"{registry}/{name}@v-{digits}")
+
+
 @given(text=st.text(max_size=30) | st.text("s3:/@ab.-", max_size=30).map(lambda t: "s3://" + t))
 def test_what_is_no_uri_is_refused_in_one_sentence(text: str) -> None:
     try:
@@ -54,6 +65,7 @@ def test_what_is_no_uri_is_refused_in_one_sentence(text: str) -> None:
         "s3://bucket/na me",
         "s3://bucket/name\n",
         "S3://bucket/name",
+        "s3://bucket/versions/v-0123456789ab",
         "https://bucket/name",
         "/bucket/name",
     ],

@@ -21,8 +21,7 @@ CARRIERS = {
         "data/vocabulary",
         "errors",
         "progress",
-        "registry/registry",
-        "registry/uris",
+        "registry/opening",
     )
 }
 # In git with a README alone; users and flows put files there.

@@ -1,7 +1,5 @@
 """`python -m cascadexml` is the command line."""
 
-import sys
-
 from cascadexml.cli import main
 
-sys.exit(main())
+main(prog_name="cascadexml")

@@ -1,8 +1,7 @@
 """`cascadexml registry …`: the registry's commands, as tables or as JSON."""
 
-import argparse
+import functools
 import io
-import json
 import os
 import re
 import sys
@@ -12,167 +11,105 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import click
+
+from cascadexml.cli.options import AS_JSON, VERBOSE, examples, print_json
 from cascadexml.errors import NotFoundError, RegistryError
 
 if TYPE_CHECKING:
     from cascadexml.progress import Progress
     from cascadexml.registry import Registry, Version
 
-ABOUT = """\
-Publish models, see which one is the champion, promote another, go back.
-
-The registry is --registry, else the variable CASCADEXML_REGISTRY, else registry.uri in the file that --params names.
-Endpoint and credentials come from the environment: AWS_ENDPOINT_URL, AWS_PROFILE or AWS_ACCESS_KEY_ID and the like.
-"""
-EXAMPLES = """\
-examples:
-  export CASCADEXML_REGISTRY=s3://cascadexml/models
-  cascadexml registry publish data/models/artifact
-  cascadexml registry list tib-subjects
-  cascadexml registry promote tib-subjects v-0123456789ab --reason "nDCG@5 +0.8, judged on 2026-11"
-  cascadexml registry rollback tib-subjects --reason "rare headings vanish"
-"""
-
-Run = Callable[[argparse.Namespace, "Registry"], None]
+FOLDER = click.Path(path_type=Path)
+NAME = click.argument("name", metavar="NAME")
+ALIAS = click.option("--alias", default="champion", help="Which alias (default champion).")
+BY = click.option("--by", metavar="WHO", help="Who (default user@host).")
+REASON = click.option("--reason", required=True, metavar="TEXT", help="Why; kept in the alias's history.")
 
 
-def add_to(commands: Any) -> None:
-    """Add the command `registry` to the command line's own."""
-    parser = commands.add_parser(
-        "registry",
-        help="publish, promote, roll back and pull models",
-        description=ABOUT,
-        epilog=EXAMPLES + "\nEach command has its own --help, with examples.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+class _Span(click.ParamType[timedelta]):
+    name = "span"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> timedelta:
+        found = re.fullmatch(r"(\d{1,6})([mhd])", value)
+        if found is None:
+            self.fail(f"{value!r} is no span of time, expected such as 90m, 12h or 1d.", param, ctx)
+        return timedelta(minutes=int(found[1]) * {"m": 1, "h": 60, "d": 1440}[found[2]])
+
+
+@click.group(
+    epilog=examples(
+        "export CASCADEXML_REGISTRY=s3://cascadexml/models",
+        "cascadexml registry publish data/models/artifact",
+        "cascadexml registry list tib-subjects",
+        'cascadexml registry promote tib-subjects v-0123456789ab --reason "nDCG@5 +0.8, judged on 2026-11"',
+        'cascadexml registry rollback tib-subjects --reason "rare headings vanish"',
     )
-    inner = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    + "\nEach command has its own --help, with examples.",
+)
+def registry() -> None:
+    """Publish models, see which one is the champion, promote another, go back.
 
-    def command(name: str, run: Run, text: str, *examples: str) -> argparse.ArgumentParser:
-        added: argparse.ArgumentParser = inner.add_parser(
-            name,
-            help=text.split(":")[0].split(". ")[0].rstrip("."),
-            description=text,
-            epilog="examples:\n" + "".join(f"  cascadexml registry {name} {example}\n" for example in examples),
-            formatter_class=argparse.RawDescriptionHelpFormatter,
+    The registry is --registry, else the variable CASCADEXML_REGISTRY, else registry.uri in the file that --params
+    names. Endpoint and credentials come from the environment: AWS_ENDPOINT_URL, AWS_PROFILE or AWS_ACCESS_KEY_ID and
+    the like.
+    """
+
+
+def _command(name: str, *lines: str) -> Callable[[Callable[..., None]], click.Command]:
+    """A command that is given the registry that its options name; `lines` are its examples, without its own name."""
+
+    def decorated(run: Callable[..., None]) -> click.Command:
+        @click.option("--registry", "uri", metavar="URI", help="s3://bucket/prefix (default: $CASCADEXML_REGISTRY).")
+        @click.option(
+            "--params", metavar="FILE", type=FOLDER, help="Take the registry's settings from this params.yaml."
         )
-        added.set_defaults(run=lambda arguments: run(arguments, _registry(arguments)))
-        added.add_argument("--registry", metavar="URI", help="s3://bucket/prefix (default: $CASCADEXML_REGISTRY)")
-        added.add_argument(
-            "--params", metavar="FILE", type=Path, help="take the registry's settings from this params.yaml"
-        )
-        added.add_argument("--json", action="store_true", help="write JSON instead of a table")
-        added.add_argument("-v", "--verbose", action="store_true", help="say on stderr what is being done")
-        return added
+        @AS_JSON
+        @VERBOSE
+        @functools.wraps(run)
+        def command(uri: str | None, params: Path | None, **given: Any) -> None:
+            run(_registry(uri, params), **given)
 
-    def model(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("name", metavar="NAME", help="the model's name")
+        epilog = examples(*(f"cascadexml registry {name} {line}".rstrip() for line in lines))
+        return registry.command(name, epilog=epilog)(command)
 
-    def mover(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--alias", default="champion", help="which alias (default champion)")
-        parser.add_argument("--reason", required=True, metavar="TEXT", help="why; kept in the alias's history")
-        parser.add_argument("--by", metavar="WHO", help="who (default user@host)")
-
-    publish = command(
-        "publish", _publish, "Publish an artifact. The same bytes again are the same version.", "data/models/artifact"
-    )
-    publish.add_argument("folder", metavar="FOLDER", type=Path, help="the artifact's folder")
-    publish.add_argument("--name", help="the model's name (default: the artifact's)")
-    publish.add_argument("--by", metavar="WHO", help="who (default user@host)")
-    listing = command("list", _list, "List the models, or the versions of one.", "", "tib-subjects", "--json")
-    listing.add_argument("name", metavar="NAME", nargs="?", help="list this model's versions")
-    show = command("show", _show, "Show what a version says of itself.", "tib-subjects", "tib-subjects@v-0123456789ab")
-    show.add_argument("model", metavar="NAME[@REF]", help="an alias or a version (default @champion)")
-    model(command("aliases", _aliases, "Show what each alias of a model names.", "tib-subjects"))
-    promote = command(
-        "promote",
-        _promote,
-        "Let an alias name a version.",
-        'tib-subjects v-0123456789ab --reason "better on rare headings"',
-        'tib-subjects challenger --reason "won" --expect v-ba9876543210',
-    )
-    model(promote)
-    promote.add_argument("version", metavar="VERSION", help="a version, or an alias that names it now")
-    mover(promote)
-    promote.add_argument(
-        "--expect",
-        metavar="VERSION",
-        help="refuse unless the alias names this now; none: unless there is no such alias",
-    )
-    rollback = command(
-        "rollback",
-        _rollback,
-        "Let an alias name the version before again. Twice goes back two versions.",
-        'tib-subjects --reason "rare headings vanish"',
-        'tib-subjects --to v-0123456789ab --reason "last good one"',
-    )
-    model(rollback)
-    mover(rollback)
-    rollback.add_argument("--to", metavar="VERSION", help="an earlier version that the alias named")
-    history = command("history", _history, "Show all moves of an alias, the newest first.", "tib-subjects")
-    model(history)
-    history.add_argument("--alias", default="champion", help="which alias (default champion)")
-    diff = command(
-        "diff",
-        _diff,
-        "Show what differs between two versions: settings, figures, labels, libraries, data, code.",
-        "tib-subjects champion challenger",
-    )
-    model(diff)
-    diff.add_argument("one", metavar="ONE", help="an alias or a version")
-    diff.add_argument("other", metavar="OTHER", help="an alias or a version")
-    pull = command(
-        "pull",
-        _pull,
-        "Bring a model to this machine and print its folder.",
-        "tib-subjects",
-        "tib-subjects@challenger --to challenger",
-    )
-    pull.add_argument("model", metavar="NAME[@REF]", help="an alias or a version (default @champion)")
-    pull.add_argument("--to", metavar="FOLDER", type=Path, help="copy it there, out of the cache")
-    gc = command(
-        "gc",
-        _gc,
-        "Remove incomplete versions, abandoned uploads and, with --keep, old versions. What an alias names, or a "
-        "roll-back would go to, stays.",
-        "--dry-run",
-        "tib-subjects --keep 10 --older-than 30d",
-    )
-    gc.add_argument("name", metavar="NAME", nargs="?", help="only this model (default: all)")
-    gc.add_argument(
-        "--older-than", type=_span, default=timedelta(days=1), metavar="SPAN", help="such as 90m, 12h, 1d (default)"
-    )
-    gc.add_argument("--keep", type=_number, metavar="N", help="keep the newest N versions (default: all)")
-    gc.add_argument("--dry-run", action="store_true", help="remove nothing, only tell")
+    return decorated
 
 
-def _registry(arguments: argparse.Namespace) -> "Registry":
+def _registry(uri: str | None, params: Path | None) -> "Registry":
     from cascadexml.config import RegistrySettings, load_settings
     from cascadexml.registry import Registry
 
-    settings = load_settings(arguments.params).registry if arguments.params else RegistrySettings()
-    uri = arguments.registry or os.environ.get("CASCADEXML_REGISTRY") or (arguments.params and settings.uri)
+    settings = load_settings(params).registry if params else RegistrySettings()
+    uri = uri or os.environ.get("CASCADEXML_REGISTRY") or (settings.uri if params else None)
     if not uri:
         raise RegistryError("no registry is named: give --registry s3://bucket/prefix, or set CASCADEXML_REGISTRY.")
     return Registry(uri, settings=settings)
 
 
-def _publish(arguments: argparse.Namespace, registry: "Registry") -> None:
-    version = registry.publish(arguments.folder, arguments.name, by=arguments.by, progress=_progress())
-    _show_version(arguments, version, f"published {version.name} {version.version}")
+@_command("publish", "data/models/artifact")
+@click.argument("folder", metavar="FOLDER", type=FOLDER)
+@click.option("--name", help="The model's name (default: the artifact's).")
+@BY
+def publish(site: "Registry", as_json: bool, folder: Path, name: str | None, by: str | None) -> None:
+    """Publish an artifact. The same bytes again are the same version."""
+    version = site.publish(folder, name, by=by, progress=_progress())
+    _show_version(version, as_json, f"published {version.name} {version.version}")
 
 
-def _list(arguments: argparse.Namespace, registry: "Registry") -> None:
-    if arguments.name is None:
-        names = {name: registry.aliases(name) for name in registry.names()}
+@_command("list", "", "tib-subjects", "--json")
+@click.argument("name", metavar="[NAME]", required=False)
+def list_(site: "Registry", as_json: bool, name: str | None) -> None:
+    """List the models, or the versions of one."""
+    if name is None:
+        names = {name: site.aliases(name) for name in site.names()}
         rows: list[Sequence[object]] = [(name, _pairs(aliases)) for name, aliases in names.items()]
-        _write(arguments, names, ("model", "aliases"), rows)
+        _write(names, as_json, ("model", "aliases"), rows)
         return
-    versions = registry.versions(arguments.name)
+    versions = site.versions(name)
     if not versions:
-        raise NotFoundError(
-            f"{registry.uri} has no versions of {arguments.name!r}: list without a name shows all models."
-        )
-    aliases = registry.aliases(arguments.name)
+        raise NotFoundError(f"{site.uri} has no versions of {name!r}: list without a name shows all models.")
+    aliases = site.aliases(name)
     found = []
     for version in reversed(versions):
         named = sorted(alias for alias, target in aliases.items() if target == version.version)
@@ -188,93 +125,156 @@ def _list(arguments: argparse.Namespace, registry: "Registry") -> None:
         )
         for v in found
     ]
-    _write(arguments, found, ("version", "published", "by", "size", "nDCG@5", "aliases"), rows)
+    _write(found, as_json, ("version", "published", "by", "size", "nDCG@5", "aliases"), rows)
 
 
-def _show(arguments: argparse.Namespace, registry: "Registry") -> None:
-    name, ref = _model(arguments.model)
-    version = registry.resolve(name, ref)
-    _show_version(arguments, version, None)
+@_command("show", "tib-subjects", "tib-subjects@v-0123456789ab")
+@click.argument("model", metavar="NAME[@REF]")
+def show(site: "Registry", as_json: bool, model: str) -> None:
+    """Show what a version says of itself. REF is an alias or a version (default champion)."""
+    _show_version(site.resolve(*_model(model)), as_json, None)
 
 
-def _show_version(arguments: argparse.Namespace, version: "Version", headline: str | None) -> None:
-    plain = _plain(version)
-    if arguments.json:
-        _print_json({**plain, "meta": version.meta, "files": version.files})
-        return
-    if headline:
-        sys.stdout.write(headline + "\n")
-        return
-    rows: list[Sequence[object]] = [(key, value) for key, value in plain.items() if not isinstance(value, Mapping)]
-    figures = {k: v for k, v in plain["metrics"].items() if k in ("P@1", "P@5", "nDCG@5", "PSP@5", "micro_F1")}
-    rows += [("figures", _pairs(figures)), ("libraries", _pairs(version.meta.get("libraries", {})))]
-    _write(arguments, None, ("", ""), rows)
+@_command("aliases", "tib-subjects")
+@NAME
+def aliases(site: "Registry", as_json: bool, name: str) -> None:
+    """Show what each alias of a model names."""
+    found = site.aliases(name)
+    _write(found, as_json, ("alias", "version"), sorted(found.items()))
 
 
-def _aliases(arguments: argparse.Namespace, registry: "Registry") -> None:
-    aliases = registry.aliases(arguments.name)
-    _write(arguments, aliases, ("alias", "version"), sorted(aliases.items()))
-
-
-def _promote(arguments: argparse.Namespace, registry: "Registry") -> None:
+@_command(
+    "promote",
+    'tib-subjects v-0123456789ab --reason "better on rare headings"',
+    'tib-subjects challenger --reason "won" --expect v-ba9876543210',
+)
+@NAME
+@click.argument("version", metavar="VERSION")
+@ALIAS
+@REASON
+@BY
+@click.option(
+    "--expect",
+    metavar="VERSION",
+    help="Refuse unless the alias names this now; none: unless there is no such alias.",
+)
+def promote(
+    site: "Registry",
+    as_json: bool,
+    name: str,
+    version: str,
+    alias: str,
+    reason: str,
+    by: str | None,
+    expect: str | None,
+) -> None:
+    """Let an alias name a version. VERSION may also be an alias: the version that it names now."""
     from cascadexml.registry import ANY
 
-    version = registry.resolve(arguments.name, arguments.version).version
-    expect = {None: ANY, "none": None}.get(arguments.expect, arguments.expect)
-    before = registry.aliases(arguments.name).get(arguments.alias)
-    move = registry.promote(
-        arguments.name, version, arguments.alias, reason=arguments.reason, by=arguments.by, expect=expect
-    )
-    _show_move(arguments, asdict(move), before)
+    target = site.resolve(name, version).version
+    expected = {None: ANY, "none": None}.get(expect, expect)
+    before = site.aliases(name).get(alias)
+    move = site.promote(name, target, alias, reason=reason, by=by, expect=expected)
+    _show_move(name, asdict(move), before, as_json)
 
 
-def _rollback(arguments: argparse.Namespace, registry: "Registry") -> None:
-    before = registry.aliases(arguments.name).get(arguments.alias)
-    move = registry.roll_back(
-        arguments.name, arguments.alias, reason=arguments.reason, by=arguments.by, to=arguments.to
-    )
-    _show_move(arguments, asdict(move), before)
+@_command(
+    "rollback",
+    'tib-subjects --reason "rare headings vanish"',
+    'tib-subjects --to v-0123456789ab --reason "last good one"',
+)
+@NAME
+@ALIAS
+@REASON
+@BY
+@click.option("--to", metavar="VERSION", help="An earlier version that the alias named.")
+def rollback(
+    site: "Registry", as_json: bool, name: str, alias: str, reason: str, by: str | None, to: str | None
+) -> None:
+    """Let an alias name the version before again. Twice goes back two versions."""
+    before = site.aliases(name).get(alias)
+    move = site.roll_back(name, alias, reason=reason, by=by, to=to)
+    _show_move(name, asdict(move), before, as_json)
 
 
-def _show_move(arguments: argparse.Namespace, move: Mapping[str, Any], before: str | None) -> None:
-    if arguments.json:
-        _print_json({**move, "moved": before != move["target"]})
-    elif before == move["target"]:
-        sys.stdout.write(f"{arguments.name}@{move['alias']} names {move['target']} already\n")
-    else:
-        sys.stdout.write(f"{arguments.name}@{move['alias']}: {move['source'] or 'new'} → {move['target']}\n")
-
-
-def _history(arguments: argparse.Namespace, registry: "Registry") -> None:
-    moves = [asdict(move) for move in reversed(registry.history(arguments.name, arguments.alias))]
+@_command("history", "tib-subjects")
+@NAME
+@ALIAS
+def history(site: "Registry", as_json: bool, name: str, alias: str) -> None:
+    """Show all moves of an alias, the newest first."""
+    moves = [asdict(move) for move in reversed(site.history(name, alias))]
     rows = [(_minute(m["when"]), m["action"], m["source"], m["target"], m["by"], m["reason"]) for m in moves]
-    _write(arguments, moves, ("when", "move", "from", "to", "by", "reason"), rows)
+    _write(moves, as_json, ("when", "move", "from", "to", "by", "reason"), rows)
 
 
-def _diff(arguments: argparse.Namespace, registry: "Registry") -> None:
-    found = registry.diff(arguments.name, arguments.one, arguments.other)
+@_command("diff", "tib-subjects champion challenger")
+@NAME
+@click.argument("one", metavar="ONE")
+@click.argument("other", metavar="OTHER")
+def diff(site: "Registry", as_json: bool, name: str, one: str, other: str) -> None:
+    """Show what differs between two versions: settings, figures, labels, libraries, data, code.
+
+    ONE and OTHER are aliases or versions.
+    """
+    found = site.diff(name, one, other)
     rows: list[Sequence[object]] = []
     for section in ("params", "metrics", "libraries"):
         rows += [(section, key, *pair) for key, pair in found[section].items()]
     rows += [("run", key, *found[key]) for key in ("data_fingerprint", "git_revision", "dvc_lock") if found[key]]
     labels = found["labels"]
     rows += [("labels", what, "", len(labels[what])) for what in ("added", "removed", "renamed") if labels[what]]
-    _write(arguments, found, ("", "", found["one"], found["other"]), rows)
+    _write(found, as_json, ("", "", found["one"], found["other"]), rows)
 
 
-def _pull(arguments: argparse.Namespace, registry: "Registry") -> None:
-    name, ref = _model(arguments.model)
-    path = registry.pull(name, ref, to=arguments.to, progress=_progress())
-    _print_json({"path": str(path)}) if arguments.json else sys.stdout.write(f"{path}\n")
+@_command("pull", "tib-subjects", "tib-subjects@challenger --to challenger")
+@click.argument("model", metavar="NAME[@REF]")
+@click.option("--to", metavar="FOLDER", type=FOLDER, help="Copy it there, out of the cache.")
+def pull(site: "Registry", as_json: bool, model: str, to: Path | None) -> None:
+    """Bring a model to this machine and print its folder. REF is an alias or a version (default champion)."""
+    name, ref = _model(model)
+    path = site.pull(name, ref, to=to, progress=_progress())
+    print_json({"path": str(path)}) if as_json else click.echo(path)
 
 
-def _gc(arguments: argparse.Namespace, registry: "Registry") -> None:
-    removed = registry.gc(
-        arguments.name, older_than=arguments.older_than, keep=arguments.keep, dry_run=arguments.dry_run
-    )
+@_command("gc", "--dry-run", "tib-subjects --keep 10 --older-than 30d")
+@click.argument("name", metavar="[NAME]", required=False)
+@click.option("--older-than", type=_Span(), default="1d", metavar="SPAN", help="Such as 90m, 12h, 1d (default).")
+@click.option("--keep", type=click.IntRange(min=0), metavar="N", help="Keep the newest N versions (default: all).")
+@click.option("--dry-run", is_flag=True, help="Remove nothing, only tell.")
+def gc(
+    site: "Registry", as_json: bool, name: str | None, older_than: timedelta, keep: int | None, dry_run: bool
+) -> None:
+    """Remove incomplete versions, abandoned uploads and, with --keep, old versions.
+
+    What an alias names, or a roll-back would go to, stays.
+    """
+    removed = site.gc(name, older_than=older_than, keep=keep, dry_run=dry_run)
     rows = [(r.what, r.uri, _size(r.size), _minute(r.newest)) for r in removed]
-    head = "would be removed" if arguments.dry_run else "removed"
-    _write(arguments, [asdict(r) for r in removed], (head, "", "size", "last written"), rows)
+    head = "would be removed" if dry_run else "removed"
+    _write([asdict(r) for r in removed], as_json, (head, "", "size", "last written"), rows)
+
+
+def _show_version(version: "Version", as_json: bool, headline: str | None) -> None:
+    plain = _plain(version)
+    if as_json:
+        print_json({**plain, "meta": version.meta, "files": version.files}, _json)
+        return
+    if headline:
+        click.echo(headline)
+        return
+    rows: list[Sequence[object]] = [(key, value) for key, value in plain.items() if not isinstance(value, Mapping)]
+    figures = {k: v for k, v in plain["metrics"].items() if k in ("P@1", "P@5", "nDCG@5", "PSP@5", "micro_F1")}
+    rows += [("figures", _pairs(figures)), ("libraries", _pairs(version.meta.get("libraries", {})))]
+    _write(None, False, ("", ""), rows)
+
+
+def _show_move(name: str, move: Mapping[str, Any], before: str | None, as_json: bool) -> None:
+    if as_json:
+        print_json({**move, "moved": before != move["target"]}, _json)
+    elif before == move["target"]:
+        click.echo(f"{name}@{move['alias']} names {move['target']} already")
+    else:
+        click.echo(f"{name}@{move['alias']}: {move['source'] or 'new'} → {move['target']}")
 
 
 def _plain(version: "Version") -> dict[str, Any]:
@@ -294,9 +294,9 @@ def _plain(version: "Version") -> dict[str, Any]:
     }
 
 
-def _write(arguments: argparse.Namespace, value: object, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    if arguments.json:
-        _print_json(value)
+def _write(value: object, as_json: bool, head: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    if as_json:
+        print_json(value, _json)
         return
     from rich.console import Console
     from rich.table import Table
@@ -321,10 +321,6 @@ def _text(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else str(value)
-
-
-def _print_json(value: object) -> None:
-    sys.stdout.write(json.dumps(value, indent=1, ensure_ascii=False, default=_json) + "\n")
 
 
 def _json(value: object) -> object:
@@ -352,16 +348,3 @@ def _progress() -> "Progress":
     from cascadexml.progress import console_progress
 
     return console_progress()
-
-
-def _span(text: str) -> timedelta:
-    found = re.fullmatch(r"(\d{1,6})([mhd])", text)
-    if found is None:
-        raise argparse.ArgumentTypeError(f"{text!r} is no span of time, expected such as 90m, 12h or 1d")
-    return timedelta(minutes=int(found[1]) * {"m": 1, "h": 60, "d": 1440}[found[2]])
-
-
-def _number(text: str) -> int:
-    if not re.fullmatch(r"\d{1,9}", text):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0")
-    return int(text)

@@ -16,6 +16,7 @@ from cascadexml.artifact.artifact import open_artifact
 from cascadexml.cli import main
 from cascadexml.data.corpus import Corpus
 from tests.conftest import sample_records
+from tests.support.command_line import cascadexml
 from tests.support.tiny_artifacts import pack_again, pack_tiny
 
 Run = Callable[..., tuple[int, str, str]]
@@ -32,14 +33,10 @@ def predictor(artifact: Path) -> Predictor:
 
 
 @pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Run:
+def run() -> Run:
     def call(*arguments: object) -> tuple[int, str, str]:
-        try:
-            code = main([str(argument) for argument in arguments])
-        except SystemExit as leaving:
-            code = int(leaving.code or 0)
-        out, err = capsys.readouterr()
-        return code, out, err
+        ended = cascadexml(*arguments)
+        return ended.exit_code, ended.stdout, ended.stderr
 
     return call
 
@@ -155,6 +152,11 @@ def test_thresholds(run: Run, artifact: Path, predictor: Predictor, tmp_path: Pa
         [],
         ["nonsense"],
         ["predict"],
+        ["registry"],
+        ["registry", "nonsense"],
+        ["registry", "promote", "NAME", "VERSION"],
+        ["registry", "gc", "--older-than", "soon"],
+        ["registry", "gc", "--keep", "-1"],
         ["predict", "PATH", "--top-k", "0"],
         ["predict", "PATH", "--top-k", "many"],
         ["predict", "PATH", "--threshold", "1.5"],
@@ -167,14 +169,24 @@ def test_thresholds(run: Run, artifact: Path, predictor: Predictor, tmp_path: Pa
 def test_wrong_usage_is_exit_code_2(run: Run, arguments: list[str]) -> None:
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
-    assert err.startswith("usage: cascadexml")
+    assert err.startswith("Usage: cascadexml")
 
 
-@pytest.mark.parametrize("arguments", [["--help"], ["predict", "--help"], ["evaluate", "--help"], ["info", "--help"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--help"],
+        ["predict", "--help"],
+        ["evaluate", "--help"],
+        ["info", "--help"],
+        ["registry", "-h"],
+        ["registry", "gc", "-h"],
+    ],
+)
 def test_help(run: Run, arguments: list[str]) -> None:
     code, out, _ = run(*arguments)
     assert code == 0
-    assert out.startswith("usage: cascadexml")
+    assert out.startswith("Usage: cascadexml")
     assert len(arguments) == 1 or "examples:\n  " in out
 
 

@@ -24,7 +24,6 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from cascadexml import Predictor
 from cascadexml.artifact.artifact import FORMAT, open_artifact
-from cascadexml.cli import main
 from cascadexml.config import RegistrySettings
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import (
@@ -37,6 +36,7 @@ from cascadexml.errors import (
 )
 from cascadexml.registry import Registry
 from cascadexml.storage.object_store import PART
+from tests.support.command_line import cascadexml
 from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_metrics
 
 pytestmark = pytest.mark.integration
@@ -456,7 +456,7 @@ def test_a_cache_that_cannot_be_written_is_one_sentence(registry, three, tmp_pat
         registry.pull("tiny", three[0])
 
 
-def test_a_predictor_and_the_commands_take_a_uri(registry, folder, three, capsys, monkeypatch, tmp_path):
+def test_a_predictor_and_the_commands_take_a_uri(registry, folder, three, tmp_path):
     registry.promote("tiny", three[1], reason="first")
     uri = f"{registry.uri}/tiny"
     text = "Hydrogen storage in metal hydrides"
@@ -465,13 +465,16 @@ def test_a_predictor_and_the_commands_take_a_uri(registry, folder, three, capsys
     for name in (uri, f"{uri}@champion", f"{uri}@{three[1]}", registry.resolve("tiny").uri):
         assert Predictor.load(name, device="cpu").predict(text) == expected
     (tmp_path / "in.txt").write_text(text)
-    assert main(["predict", uri, "--input", str(tmp_path / "in.txt"), "--device", "cpu"]) == 0
-    shown = json.loads(capsys.readouterr().out)["predictions"]
+    predicted = cascadexml("predict", uri, "--input", tmp_path / "in.txt", "--device", "cpu")
+    assert predicted.exit_code == 0
+    shown = json.loads(predicted.stdout)["predictions"]
     assert [p["id"] for p in shown] == [p.id for p in expected]
-    assert main(["info", f"{uri}@{three[1]}", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["metrics"]["P@1"] == 0.5
-    assert main(["info", f"{uri}@nobody"]) == 1
-    assert capsys.readouterr().err.count("\n") == 1
+    told = cascadexml("info", f"{uri}@{three[1]}", "--json")
+    assert told.exit_code == 0
+    assert json.loads(told.stdout)["metrics"]["P@1"] == 0.5
+    failed = cascadexml("info", f"{uri}@nobody")
+    assert failed.exit_code == 1
+    assert failed.stderr.count("\n") == 1
 
 
 def test_diff_tells_labels_figures_and_params(registry, small_corpus, three):
@@ -721,15 +724,11 @@ def test_versions_are_encrypted_and_retained_when_asked(s3_server, registry, fol
     assert files_of(locked.pull("tiny", version.version)) == files_of(folder / "c")
 
 
-def test_the_command_line(registry, folder, capsys, monkeypatch, tmp_path, repo_root):
+def test_the_command_line(registry, folder, monkeypatch, tmp_path):
     def run(*arguments: object, code: int = 0) -> str:
-        try:
-            found = main(["registry", *map(str, arguments)])
-        except SystemExit as leaving:
-            found = int(leaving.code or 0)
-        out, err = capsys.readouterr()
-        assert found == code, err
-        return out if code == 0 else err
+        found = cascadexml("registry", *arguments)
+        assert found.exit_code == code, found.stderr
+        return found.stdout if code == 0 else found.stderr
 
     assert "no registry is named" in run("list", code=1)
     (tmp_path / "params.yaml").write_text(f"registry: {{uri: {registry.uri}}}")

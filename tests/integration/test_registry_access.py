@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from cascadexml import cli
 from cascadexml.config import RegistrySettings
 from cascadexml.errors import CascadeXMLError
 from cascadexml.registry import Registry
 from tests.conftest import free_ports
+from tests.support.command_line import cascadexml
 from tests.support.registry_site import HASTY, NOW, Site, assert_cached, clear_error, files_of
 
 pytestmark = pytest.mark.integration
@@ -133,7 +133,7 @@ def test_from_outside_every_call_is_one_clear_error(site, versions, artifacts, o
     assert_cached(site, [])
 
 
-def test_from_outside_the_command_line_says_one_line(site, versions, artifacts, outside, tmp_path, monkeypatch, capsys):
+def test_from_outside_the_command_line_says_one_line(site, versions, artifacts, outside, tmp_path, monkeypatch):
     uri, hint = outside
     before = contents(site)
     params = tmp_path / "params.yaml"
@@ -147,10 +147,10 @@ def test_from_outside_the_command_line_says_one_line(site, versions, artifacts, 
     )
     for command in commands:
         arguments = ["registry", command[0], "--registry", uri, "--params", str(params), *command[1:]]
-        assert cli.main(arguments) == 1, command
-        printed = capsys.readouterr()
-        assert printed.out == ""
-        (line,) = [line for line in printed.err.splitlines() if not line.startswith("INFO")]
+        printed = cascadexml(*arguments)
+        assert printed.exit_code == 1, command
+        assert printed.stdout == ""
+        (line,) = [line for line in printed.stderr.splitlines() if not line.startswith("INFO")]
         assert line.startswith("cascadexml: error: ")
         assert hint in line
         assert WRONG not in line and site.server.secret_key not in line and site.server.access_key not in line
@@ -174,7 +174,7 @@ def test_a_process_without_network_says_one_line_on_stderr(site, versions, tmp_p
     assert "AWS_ENDPOINT_URL" in line and site.server.secret_key not in line
 
 
-def test_who_may_only_read_can_read_all_and_change_nothing(site, versions, artifacts, name, capsys, monkeypatch):
+def test_who_may_only_read_can_read_all_and_change_nothing(site, versions, artifacts, name, monkeypatch):
     before, open_before = contents(site), site.uploads()
     reader = replace(site, server=site.server.read_only, connected={})
     for key, value in reader.environment().items():
@@ -184,12 +184,11 @@ def test_who_may_only_read_can_read_all_and_change_nothing(site, versions, artif
         call()
     assert_cached(site, [artifacts[1]])
     registry.gc(older_than=NOW, dry_run=True)
-    assert cli.main(["registry", "list", "tiny", "--registry", site.uri]) == 0
-    capsys.readouterr()
+    assert cascadexml("registry", "list", "tiny", "--registry", site.uri).exit_code == 0
     refused(writes(registry, versions, artifacts), reader, "rights")
-    assert cli.main(["registry", "promote", "tiny", versions[0], "--registry", site.uri, "--reason", "why not"]) == 1
-    printed = capsys.readouterr()
-    assert printed.out == "" and printed.err.startswith("cascadexml: error: ") and printed.err.count("\n") == 1
+    printed = cascadexml("registry", "promote", "tiny", versions[0], "--registry", site.uri, "--reason", "why not")
+    assert printed.exit_code == 1 and printed.stdout == ""
+    assert printed.stderr.startswith("cascadexml: error: ") and printed.stderr.count("\n") == 1
     assert contents(site) == before
     assert site.uploads() == open_before
 

@@ -1,0 +1,50 @@
+"""`cascadexml info`."""
+
+import json
+
+import click
+
+from cascadexml.cli.options import ARTIFACT, AS_JSON, VERBOSE, examples, print_json
+
+
+@click.command(
+    epilog=examples("cascadexml info data/models/artifact", "cascadexml info data/models/artifact --json"),
+    short_help="Verify every byte of an artifact and say what it is.",
+)
+@ARTIFACT
+@AS_JSON
+@VERBOSE
+def info(path: str, as_json: bool) -> None:
+    """Verify every byte of an artifact and say what it is: labels, encoder, data, parameters, figures, licence, size.
+
+    PATH is the artifact's folder, or s3://bucket/prefix/name@champion.
+    """
+    from cascadexml.evaluation.report import HEADLINES
+    from cascadexml.registry import open_model
+
+    artifact = open_model(path)
+    meta = artifact.meta
+    if as_json:
+        print_json({**meta, "fingerprint": artifact.fingerprint, "bytes": artifact.size})
+        return
+    package, encoder = meta["params"].get("package", {}), meta["encoder"]
+    lines = {
+        "name": meta["name"],
+        "labels": f"{meta['labels']:,}",
+        "encoder": f"{meta['params'].get('encoder', {}).get('name')} ({encoder['model_type']}, "
+        f"{encoder['num_hidden_layers']} layers of {encoder['hidden_size']})",
+        "parameters": f"{meta['parameters']:,}",
+        "tokens a text": meta["max_length"],
+        "threshold": f"{meta['threshold']:.4f}",
+        "data": package.get("data"),
+        "data licence": package.get("data_licence"),
+        "documents": ", ".join(f"{split} {n:,}" for split, n in meta["documents"].items()),
+        "test figures": ", ".join(f"{key} {value:.4f}" for key, value in meta["metrics"].items() if key in HEADLINES),
+        "git revision": meta["git_revision"],
+        "fingerprint": artifact.fingerprint,
+        "size": f"{artifact.size / 2**20:.1f} MiB",
+    }
+    for key, value in lines.items():
+        click.echo(f"{key:14} {value}")
+    for section, values in meta["params"].items():
+        click.echo(f"{section:14} {json.dumps(values, ensure_ascii=False)}")

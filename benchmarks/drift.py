@@ -18,9 +18,12 @@ import pyarrow as pa
 from cascadexml.artifact.artifact import open_artifact
 from cascadexml.config import DriftSettings, load_settings
 from cascadexml.data.corpus import Corpus
+from cascadexml.monitoring.batch import read_batch
+from cascadexml.monitoring.comparison import profile_records
 from cascadexml.monitoring.drift import compare, decide
-from cascadexml.monitoring.incoming import profile_records, receive
-from cascadexml.monitoring.reference import HELD_OUT, Profile, Reference, hash_words
+from cascadexml.monitoring.profile import Profile
+from cascadexml.monitoring.reference import HELD_OUT, Reference
+from cascadexml.monitoring.text_statistics import hash_words
 from cascadexml.monitoring.verdict import Check
 from cascadexml.progress import console_progress
 
@@ -66,7 +69,7 @@ def main() -> None:
     for name in HELD_OUT:
         report(f"held out, {name} alone", others[name], 500, arguments.draws)
     for source in arguments.batches:
-        batch = receive(Path(source), source, settings.download, settings.validate)
+        batch = read_batch(Path(source), source, settings.download, settings.validate)
         seen = profile(batch.accepted)
         report(batch.id, seen, len(seen), 1)
         for n in (500, 200):

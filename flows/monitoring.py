@@ -123,7 +123,7 @@ def announce(verdict: Verdict, champion: tasks.Champion) -> None:
 
 def report(folder: Path, out: Path, champion: tasks.Champion, verdict: Verdict) -> None:
     """The verdict, its checks and the history of verdicts on the run's page."""
-    from cascadexml.monitoring.report import history_figure
+    from cascadexml.monitoring.history import history_figure
 
     registry, name = tasks.model_registry(folder)
     keys = registry.records(name, "monitoring")

@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from cascadexml.bundle import beside
 from cascadexml.config import Settings
-from cascadexml.monitoring.incoming import examine, receive
+from cascadexml.monitoring.batch import read_batch
+from cascadexml.monitoring.comparison import compare_batch
 from cascadexml.monitoring.report import write_report
 from cascadexml.progress import console_progress
 from cascadexml.registry.opening import open_model
@@ -36,10 +37,9 @@ def main(settings: Settings, argv: Sequence[str] | None = None) -> None:
     progress = console_progress()
     artifact = open_model(arguments.model)
     folder = DATA / "downloads" / hashlib.sha256(arguments.batch.encode()).hexdigest()[:16]
-    batch = receive(
-        fetch(arguments.batch, folder, None, progress), arguments.batch, settings.download, settings.validate
-    )
-    found = examine(batch, artifact, settings.drift, settings.seed, settings.train.device, progress)
+    path = fetch(arguments.batch, folder, None, progress)
+    batch = read_batch(path, arguments.batch, settings.download, settings.validate)
+    found = compare_batch(batch, artifact, settings.drift, settings.seed, settings.train.device, progress)
     with beside(arguments.out) as new:
         new.mkdir()
         pq.write_table(batch.accepted, new / "accepted.parquet", compression="zstd")

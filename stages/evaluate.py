@@ -6,7 +6,7 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError
 from cascadexml.evaluation.calibration import Calibration, calibration_report, fit_calibration
-from cascadexml.evaluation.examples import examples_page
+from cascadexml.evaluation.error_analysis import examples_page
 from cascadexml.evaluation.plots import draw_evaluation
 from cascadexml.evaluation.report import OURS, EvaluationReport
 from cascadexml.metrics import Report, differences, evaluate

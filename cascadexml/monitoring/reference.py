@@ -10,12 +10,10 @@ what equally new records of the same kind would have. No text and no id is in it
     label_offsets.npy, label_rows.npy    the (N, L) label matrix of train, as CSR
 """
 
-import hashlib
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -29,68 +27,12 @@ from cascadexml.data.sparse_files import checked_csr
 from cascadexml.data.tokens import Tokens
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
-from cascadexml.metrics import Float64, document_metrics
+from cascadexml.monitoring.profile import Profile, make_profile, metadata_columns, rank_for_profile
+from cascadexml.monitoring.text_statistics import TEXT_STATISTICS, hash_words
 from cascadexml.progress import Progress, silent
-from cascadexml.rankers.base import Documents, Ranker, VectorRanker
-from cascadexml.ranking import NO_LABEL, Ranking
+from cascadexml.rankers.base import Documents, Ranker
 
 HELD_OUT = ("dev", "test")
-QUALITY = ("nDCG@5", "P@1")
-K = 10
-"""Labels ranked a record: more than any statistic reads."""
-
-TEXT_STATISTICS: dict[str, Literal["text", "vocabulary"]] = {
-    "characters": "text",
-    "words": "text",
-    "word_length": "text",
-    "non_ascii_share": "text",
-    "digit_share": "text",
-    "capital_share": "text",
-    "function_word_share": "text",
-    "unknown_word_share": "vocabulary",
-}
-"""Statistic of one text → the kind of drift it tells of."""
-SCORE_STATISTICS = ("top_probability", "top5_probability")
-LABEL_STATISTICS = ("labels", "unseen_labels")
-
-# The commonest words of English that carry no topic: their share falls when the language changes or prose turns
-# into lists.
-_FUNCTION_WORDS = (
-    "a about after all also an and are as at be been between both but by can for from has have how in into is it its "
-    "more most not of on one or other our over such than that the their them these they this through to under used "
-    "was we were what when where which while who will with you your"
-)
-FUNCTION_WORDS = frozenset(_FUNCTION_WORDS.split())
-_WORD = re.compile(r"[^\W\d_]+")
-
-
-@dataclass(frozen=True, eq=False)
-class Profile:
-    """What N records look like to a model.
-
-    Attributes:
-        table: N rows; float64 columns of statistics (those of labels and quality only where there are labels), and
-            string columns of metadata.
-        vectors: (N, d) float16, what the labels were scored from; None from a ranker without vectors.
-        Y: (N, V) CSR of ones, columns [0, L) being the labels that the model ranks; None without labels.
-    """
-
-    table: pa.Table
-    vectors: npt.NDArray[np.float16] | None
-    Y: sparse.csr_matrix | None
-
-    def __len__(self) -> int:
-        return int(self.table.num_rows)
-
-    def take(self, rows: npt.NDArray[np.integer]) -> "Profile":
-        """The profile of some of the records."""
-        Y = None if self.Y is None else self.Y[rows]
-        vectors = None if self.vectors is None else self.vectors[rows]
-        return Profile(self.table.take(pa.array(rows)), vectors, Y)
-
-    def numbers(self, name: str) -> Float64 | None:
-        """(N,) one statistic; None where it was not taken."""
-        return self.table.column(name).to_numpy() if name in self.table.column_names else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -157,7 +99,7 @@ def make_reference(
     model_fingerprint: str | None = None,
     progress: Progress = silent,
 ) -> Reference:
-    """Look at the held-out records of a corpus through a ranker.
+    """Profile the held-out records of a corpus with a ranker.
 
     Args:
         corpus: train, and dev or test.
@@ -186,7 +128,7 @@ def make_reference(
         rows = np.sort(drawn[(drawn >= start) & (drawn < start + len(split))]) - start
         start += len(split)
         documents = Documents(split.texts, None if tokens is None else tokens[name]).take(rows)
-        ranking, vectors = observe(ranker, documents, progress)
+        ranking, vectors = rank_for_profile(ranker, documents, progress)
         columns = metadata_columns(split.metadata.take(pa.array(rows)), metadata)
         ranking = calibration.calibrated(ranking)
         parts.append(make_profile(documents.texts, ranking, vectors, words, split.Y[rows], L, columns))
@@ -202,108 +144,3 @@ def make_reference(
         "model": model_fingerprint,
     }
     return Reference(profile, words, train.Y[:, :L].tocsr(), meta)
-
-
-def make_profile(
-    texts: Sequence[str],
-    ranking: Ranking,
-    vectors: npt.NDArray[np.floating] | None,
-    words: npt.NDArray[np.uint64],
-    Y: sparse.csr_matrix | None,
-    L: int,
-    metadata: Mapping[str, pa.Array],
-) -> Profile:
-    """Bring together all that is known of N records.
-
-    Args:
-        texts: N texts.
-        ranking: (N, K) with probabilities.
-        vectors: (N, d), or None from a ranker without them.
-        words: sorted hashes of the words of train.
-        Y: (N, V) labels, or None where the records have none.
-        L: columns [0, L) of Y are labels of train.
-        metadata: column → N strings.
-    """
-    columns: dict[str, Any] = dict(text_statistics(texts, words))
-    probabilities = np.where(ranking.labels == NO_LABEL, 0.0, ranking.scores).astype(np.float64)
-    columns["top_probability"] = probabilities[:, 0]
-    columns["top5_probability"] = probabilities[:, :5].sum(axis=1) / 5
-    if Y is not None:
-        columns["labels"] = np.diff(Y.indptr).astype(np.float64)
-        columns["unseen_labels"] = np.diff(Y[:, L:].tocsr().indptr).astype(np.float64)
-        columns |= document_metrics(ranking, Y, sorted({int(name.partition("@")[2]) for name in QUALITY}))
-    kept = {name: values for name, values in columns.items() if "@" not in name or name in QUALITY}
-    return Profile(pa.table(kept | dict(metadata)), None if vectors is None else vectors.astype(np.float16), Y)
-
-
-def observe(
-    ranker: Ranker, documents: Documents, progress: Progress = silent
-) -> tuple[Ranking, npt.NDArray[np.float32] | None]:
-    """Rank N documents with the ranker's own scores, and keep the vectors (N, d) that it scored them from, if it can.
-
-    Raises:
-        PredictionError: out of memory.
-    """
-    if isinstance(ranker, VectorRanker):
-        return ranker.rank_with_vectors(documents, K, progress=progress)
-    return ranker.rank(documents, K, progress=progress), None
-
-
-def text_statistics(texts: Sequence[str], words: npt.NDArray[np.uint64]) -> dict[str, Float64]:
-    """The statistics of N texts, (N,) each, by name as in TEXT_STATISTICS.
-
-    A word is a run of letters. Shares are of characters (non_ascii, digit, capital) or of words (function words of
-    English, unknown words); `word_length` is the mean over words. A text without words has 0 for what words tell.
-
-    Args:
-        texts: N texts.
-        words: sorted hashes of the known words, from `hash_words`.
-    """
-    found = {name: np.zeros(len(texts)) for name in TEXT_STATISTICS}
-    known: dict[str, bool] = {}
-    for n, text in enumerate(texts):
-        size = max(len(text), 1)
-        found["characters"][n] = len(text)
-        found["non_ascii_share"][n] = 0.0 if text.isascii() else sum(not c.isascii() for c in text) / size
-        found["digit_share"][n] = sum(c.isdigit() for c in text) / size
-        found["capital_share"][n] = sum(c.isupper() for c in text) / size
-        parts = _WORD.findall(text.lower())
-        if not parts:
-            continue
-        new = list({part for part in parts if part not in known})
-        known.update(zip(new, _are_in(_hashes(new), words), strict=True))
-        found["words"][n] = len(parts)
-        found["word_length"][n] = sum(map(len, parts)) / len(parts)
-        found["function_word_share"][n] = sum(part in FUNCTION_WORDS for part in parts) / len(parts)
-        found["unknown_word_share"][n] = sum(not known[part] for part in parts) / len(parts)
-    return found
-
-
-def hash_words(texts: Sequence[str]) -> npt.NDArray[np.uint64]:
-    """(W,) sorted hashes of all distinct words of some texts, in lower case."""
-    distinct: set[str] = set()
-    for text in texts:
-        distinct.update(_WORD.findall(text.lower()))
-    return np.unique(_hashes(list(distinct)))
-
-
-def metadata_columns(table: pa.Table, names: Sequence[str]) -> dict[str, pa.Array]:
-    """The columns of those names that the table has, as strings; null becomes "(none)"."""
-    return {
-        name: pa.array(["(none)" if value is None else str(value) for value in table.column(name).to_pylist()])
-        for name in names
-        if name in table.column_names
-    }
-
-
-def _hashes(words: Sequence[str]) -> npt.NDArray[np.uint64]:
-    digests = b"".join(hashlib.blake2b(word.encode(), digest_size=8).digest() for word in words)
-    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
-
-
-def _are_in(hashes: npt.NDArray[np.uint64], words: npt.NDArray[np.uint64]) -> list[bool]:
-    if not words.size:
-        return [False] * len(hashes)
-    places = np.minimum(np.searchsorted(words, hashes), words.size - 1)
-    found: list[bool] = (words[places] == hashes).tolist()
-    return found

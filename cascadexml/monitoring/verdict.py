@@ -1,6 +1,6 @@
 """What is said of a batch in the end: the verdict, its checks, its quality. The keys of verdict.json stand here only.
 
-`cascadexml.monitoring.incoming` makes one. To import this costs no torch.
+`cascadexml.monitoring.comparison` makes one. To import this costs no torch.
 """
 
 from collections.abc import Mapping

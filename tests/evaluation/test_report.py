@@ -70,7 +70,13 @@ def test_what_is_no_evaluation_is_refused_by_name(content: str | None, tmp_path:
 
 
 @pytest.mark.parametrize(
-    "module", ["cascadexml.evaluation.report", "cascadexml.evaluation.judgement", "cascadexml.monitoring.verdict"]
+    "module",
+    [
+        "cascadexml.evaluation.report",
+        "cascadexml.evaluation.judgement",
+        "cascadexml.monitoring.verdict",
+        "cascadexml.monitoring.history",
+    ],
 )
 def test_the_types_of_documents_come_without_torch(module: str) -> None:
     """What flows import of them must not cost a process seconds and a gigabyte."""

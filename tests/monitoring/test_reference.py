@@ -1,5 +1,4 @@
 import math
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -8,8 +7,6 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from cascadexml.artifact.artifact import REFERENCE_FORMAT, open_artifact
 from cascadexml.config import DriftSettings
@@ -18,14 +15,8 @@ from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.drift import compare
-from cascadexml.monitoring.reference import (
-    FUNCTION_WORDS,
-    Reference,
-    hash_words,
-    make_reference,
-    observe,
-    text_statistics,
-)
+from cascadexml.monitoring.profile import rank_for_profile
+from cascadexml.monitoring.reference import Reference, make_reference
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.network import CascadeXML
@@ -43,39 +34,13 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> Path
     return folder
 
 
-@given(st.lists(st.text(st.characters(codec="utf-8"), max_size=60), max_size=5), st.text(max_size=30))
-def test_text_statistics_agree_with_a_plain_count(texts: list[str], train: str) -> None:
-    found = text_statistics(texts, hash_words([train]))
-    known = set("".join(c if c.isalpha() else " " for c in train.lower()).split())
-    for n, text in enumerate(texts):
-        # Letters as \w without digits and underscore has them: a few numerals such as ² are no letters and no digits.
-        words = re.findall(r"[^\W\d_]+", text.lower())
-        assert found["characters"][n] == len(text)
-        assert found["words"][n] == len(words)
-        assert found["non_ascii_share"][n] == pytest.approx(len([c for c in text if ord(c) > 127]) / max(len(text), 1))
-        assert found["digit_share"][n] == pytest.approx(sum(map(str.isdigit, text)) / max(len(text), 1))
-        assert found["capital_share"][n] == pytest.approx(sum(map(str.isupper, text)) / max(len(text), 1))
-        if words and all(word.isalpha() for word in words) and train.isascii():
-            assert found["word_length"][n] == pytest.approx(np.mean([len(word) for word in words]))
-            assert found["function_word_share"][n] == pytest.approx(np.mean([w in FUNCTION_WORDS for w in words]))
-            assert found["unknown_word_share"][n] == pytest.approx(np.mean([w not in known for w in words]))
-
-
-def test_words_of_train_are_known_and_others_are_not() -> None:
-    words = hash_words(["Hydrogen storage, metal hydrides", "storage"])
-    assert len(words) == 4
-    found = text_statistics(["storage HYDRIDES quark", "", "17 42"], words)
-    assert found["unknown_word_share"].tolist() == [pytest.approx(1 / 3), 0.0, 0.0]
-    assert text_statistics(["storage"], hash_words([]))["unknown_word_share"].tolist() == [1.0]
-
-
 def ranker_in(tiny: Path) -> CascadeRanker:
     return CascadeRanker(CascadeXML.load(tiny / "model"), load_tokenizer(str(tiny / "encoder")), MAX_LENGTH)
 
 
 def test_a_ranker_without_vectors_leaves_them_out(tiny: Path, small_corpus: Corpus, tmp_path: Path) -> None:
     popularity = Popularity.fit(small_corpus.splits["train"].Y)
-    assert observe(popularity, Documents(["some text"]))[1] is None
+    assert rank_for_profile(popularity, Documents(["some text"]))[1] is None
     made = make_reference(small_corpus, popularity, Calibration(), metadata=["type"])
     assert made.profile.vectors is None
     made.save(tmp_path / "reference")
@@ -98,7 +63,7 @@ def test_quality_and_labels_of_the_held_out_records(tiny: Path, small_corpus: Co
     at = 0
     for name in ("dev", "test"):
         split = small_corpus.splits[name]
-        ranking, _ = observe(ranker, Documents(split.texts))
+        ranking, _ = rank_for_profile(ranker, Documents(split.texts))
         for n, labels in enumerate(ranking.labels[:, :5].tolist()):
             true = set(split.Y[n].indices.tolist())
             gain = sum(1 / math.log2(place + 2) for place, label in enumerate(labels) if label in true)

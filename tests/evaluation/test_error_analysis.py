@@ -9,7 +9,7 @@ from scipy import sparse
 
 from cascadexml.data.corpus import Split
 from cascadexml.data.vocabulary import Vocabulary
-from cascadexml.evaluation.examples import examples_page
+from cascadexml.evaluation.error_analysis import examples_page
 from cascadexml.ranking import NO_LABEL, Ranking
 
 VOCABULARY = Vocabulary(("gnd:1", "gnd:2", "<i>3", "gnd:4"), ("Energy", None, "<script>alert(1)</script>", "Late"), L=3)

@@ -17,14 +17,17 @@ import yaml
 from prefect import get_run_logger, runtime, task
 from prefect.artifacts import create_markdown_artifact
 
+from cascadexml.artifact.artifact import open_artifact
 from cascadexml.bundle import beside
 from cascadexml.config import load_settings
 from cascadexml.errors import CascadeXMLError
+from cascadexml.evaluation.candidates import check_comparable
 from cascadexml.evaluation.judgement import Judgement
 from cascadexml.registry import Registry, Version
 from flows import leash
 
 Promote = Literal["if_better", "always", "never"]
+ARTIFACT = Path("data") / "models" / "artifact"
 JUDGEMENT = Path("data") / "reports" / "judgement"
 PYTHON = sys.executable
 CHAMPION, CHALLENGER = "champion", "challenger"
@@ -192,7 +195,7 @@ def pull_champion(folder: Path) -> Champion | None:
 def publish(folder: Path) -> Version:
     """Publish the packed artifact and point the alias `challenger` at it. Published before, it stays as it is."""
     registry, name = model_registry(folder)
-    version = registry.publish(folder / "data" / "models" / "artifact", name, by=whoami())
+    version = registry.publish(folder / ARTIFACT, name, by=whoami())
     registry.promote(name, version.version, CHALLENGER, reason="published", by=whoami())
     get_run_logger().info("published %s", version.uri)
     return version
@@ -251,7 +254,12 @@ def decide(folder: Path, champion: Champion | None, promote: Promote) -> dict[st
 
     Returns:
         {"uri", "version", "against": the champion's version before, "promoted", "reasons"}.
+
+    Raises:
+        ConfigError: the champion is a model of other data; nothing is published under its name.
     """
+    if champion:
+        check_comparable(open_artifact(champion.path), open_artifact(folder / ARTIFACT))
     version = publish(folder)
     if champion and champion.version.version == version.version:
         outcome = _outcome(folder, version, version.version, False, ["It is the champion already."])

@@ -46,7 +46,7 @@ $(INSTALLED): requirements.lock
 	@touch $(INSTALLED)
 
 run: setup
-	@set -f; .venv/bin/python -m stages.overrides $${PRESET:+--preset} $${PRESET:+"$$PRESET"} $${SOURCE:+--source} $${SOURCE:+"$$SOURCE"} -- $(SET)
+	@set -f; .venv/bin/python -m cascadexml params set $${PRESET:+--preset} $${PRESET:+"$$PRESET"} $${SOURCE:+--source} $${SOURCE:+"$$SOURCE"} -- $(SET)
 	@$(MAKE) up
 	@.venv/bin/python -m flows.services run -- python -m flows.pipeline
 	@.venv/bin/python -m flows.services run -- python -m flows.summary

@@ -283,8 +283,10 @@ def load_settings(path: Path) -> Settings:
         ConfigError: the file is missing or no YAML mapping; a key is unknown (the nearest right one is named); a value
             has the wrong type, lies out of range, or is none of the choices.
     """
-    import yaml  # of the pipeline extra: a model's settings must load without it
-
+    try:
+        import yaml  # of the pipeline extra: a model's settings must load without it
+    except ModuleNotFoundError:
+        raise ConfigError(f'{path} cannot be read without PyYAML: pip install "cascadexml[pipeline]".') from None
     try:
         tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

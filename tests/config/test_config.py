@@ -232,7 +232,7 @@ def equal(built: Any, value: Any) -> bool:
     return type(built) is type(value) and bool(built == value)
 
 
-@pytest.mark.parametrize("stage", ["overrides", "download", "train"])
+@pytest.mark.parametrize("stage", ["download", "train"])
 def test_a_stage_refuses_a_wrong_key_of_another_section_before_any_work(
     stage: str, repo_root: Path, tmp_path: Path
 ) -> None:

@@ -17,7 +17,7 @@ from ruamel.yaml import YAML
 
 from cascadexml.config import Settings, load_settings
 from cascadexml.config.overrides import apply
-from stages import overrides
+from tests.support.command_line import cascadexml
 
 REPO = Path(__file__).resolve().parents[2]
 SCRATCH = tempfile.TemporaryDirectory()
@@ -30,16 +30,15 @@ class Project:
     """A folder with params.yaml and the presets, which is the working directory."""
 
     root: Path
-    capture: pytest.CaptureFixture[str]
 
     @property
     def params(self) -> Path:
         return self.root / "params.yaml"
 
     def override(self, *arguments: str) -> tuple[int, str]:
-        """Exit code and stderr of `python -m stages.overrides` with these arguments."""
-        code = overrides.main(arguments)
-        return code, self.capture.readouterr().err
+        """Exit code and stderr of `cascadexml params set` with these arguments."""
+        ended = cascadexml("params", "set", *arguments)
+        return ended.exit_code, ended.stderr
 
     def settings_after(self, *arguments: str) -> Settings:
         assert self.override(*arguments) == (0, "")
@@ -47,11 +46,11 @@ class Project:
 
 
 @pytest.fixture
-def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Project:
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     shutil.copy(REPO / "params.yaml", tmp_path)
     shutil.copytree(REPO / "params", tmp_path / "params")
     monkeypatch.chdir(tmp_path)
-    return Project(tmp_path, capsys)
+    return Project(tmp_path)
 
 
 def test_the_five_public_sets_have_a_preset() -> None:
@@ -213,7 +212,7 @@ def test_what_is_wrong_is_said_in_one_line_and_changes_nothing(
     before = project.params.read_bytes()
     code, error = project.override(*arguments)
     assert code == 1
-    assert error.startswith("error: ") and error.count("\n") == 1
+    assert error.startswith("cascadexml: error: ") and error.count("\n") == 1
     assert said in error
     assert project.params.read_bytes() == before
 
@@ -223,4 +222,7 @@ def test_without_arguments_params_yaml_is_only_checked(project: Project) -> None
     assert project.override() == (0, "")
     assert project.params.read_bytes() == before
     project.params.write_text("trian: {}\n")
-    assert project.override() == (1, "error: params.yaml: unknown key trian; the nearest known one is train.\n")
+    assert project.override() == (
+        1,
+        "cascadexml: error: params.yaml: unknown key trian; the nearest known one is train.\n",
+    )

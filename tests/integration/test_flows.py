@@ -233,9 +233,7 @@ def test_cancelling_stops_the_training_and_the_next_run_resumes(project: Project
     while stage_processes(project) and time.monotonic() < deadline:
         time.sleep(0.2)
     assert not stage_processes(project)
-    project.sh(
-        "set -a; . .local/environment; set +a; python -m stages.overrides train.epochs=1 train.checkpoint_minutes=2"
-    )
+    project.sh("set -a; . .local/environment; set +a; cascadexml params set train.epochs=1 train.checkpoint_minutes=2")
 
 
 @pytest.mark.parametrize("victim", ["Prefect server", "worker"])

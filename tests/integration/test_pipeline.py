@@ -74,21 +74,21 @@ def test_a_second_repro_does_nothing(project: Project) -> None:
     ],
 )
 def test_a_setting_concerns_its_own_stage(setting: str, expected: list[str], project: Project) -> None:
-    project.sh(f"python -m stages.overrides '{setting}'")
+    project.sh(f"cascadexml params set '{setting}'")
     # A dry run goes by settings and files as they are: what follows is decided by what the stages write. The artifact
     # tells the settings that made it, so its stage is concerned by all of them.
     assert project.ran(project.sh("dvc repro --dry")) == expected
 
 
 def test_going_back_to_settings_that_ran_before_runs_nothing(project: Project) -> None:
-    project.sh("python -m stages.overrides package.limits=none")
+    project.sh("cascadexml params set package.limits=none")
     assert project.ran(project.sh("dvc repro")) == ["package", "drift"]
     project.sh("git checkout --quiet params.yaml")
     assert project.ran(project.sh("dvc repro")) == []
 
 
 def test_repro_of_one_stage_stops_there(project: Project) -> None:
-    project.sh("python -m stages.overrides evaluate.neighbours=7")
+    project.sh("cascadexml params set evaluate.neighbours=7")
     assert project.ran(project.sh("dvc repro evaluate")) == ["evaluate"]
 
 
@@ -143,7 +143,7 @@ def test_sources_elsewhere_are_dependencies_too(project: Project, s3_server: S3S
         threading.Thread(target=server.serve_forever, daemon=True).start()
         for source in (f"http://127.0.0.1:{server.server_port}/train.jsonl", f"s3://{bucket}/own"):
             publish(records)
-            remote.sh(f"python -m stages.overrides --source {source}")
+            remote.sh(f"cascadexml params set --source {source}")
             assert remote.ran(remote.sh("dvc repro download")) == ["download"]
             assert remote.ran(remote.sh("dvc repro download")) == []
             assert json.loads((project.root / "data/raw/source.json").read_text())["source"] == source

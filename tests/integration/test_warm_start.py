@@ -102,7 +102,7 @@ def test_a_later_batch_and_a_warm_start_give_a_model_that_knows_both(project: Pr
     root = project.root
     records = incoming(300)
     pq.write_table(pa.Table.from_pylist(records), root / "data/accepted/2022-2025.parquet")
-    project.sh("python -m stages.overrides train.warm_start=true train.epochs=0.5")
+    project.sh("cascadexml params set train.warm_start=true train.epochs=0.5")
     ran = project.ran(project.sh("dvc repro validate") + project.sh("dvc repro package"))
     assert set(ran) >= {"download", "validate", "tokenize", "cluster", "train"}
 
@@ -140,7 +140,7 @@ def test_a_later_batch_and_a_warm_start_give_a_model_that_knows_both(project: Pr
 
 def test_a_warm_start_without_a_base_stops_with_one_sentence(project: Project) -> None:
     shutil.rmtree(project.root / "data/base/artifact")
-    project.sh("python -m stages.overrides train.warm_start=true")
+    project.sh("cascadexml params set train.warm_start=true")
     output = project.sh("dvc repro package", ok=False)
     assert "error: train.warm_start is true and data/base/artifact does not exist: put the artifact" in output
     assert "Traceback" not in output

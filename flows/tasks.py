@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,8 @@ CHAMPION, CHALLENGER = "champion", "challenger"
 NETWORK_RETRIES: dict[str, Any] = {"retries": 3, "retry_delay_seconds": [5, 20, 60]}
 """For tasks whose failure may pass by itself: those that wait for a network."""
 GRACE_SECONDS = 15.0
+ERROR = re.compile(r"^(cascadexml: )?error: ")
+"""How stages and the command line begin their one line on what went wrong."""
 
 
 class StageError(CascadeXMLError):
@@ -78,7 +81,7 @@ def run_command(command: Sequence[str], folder: Path) -> None:
         for line in process.stdout:
             if text := line.rstrip():
                 logger.info(text)
-                if text.startswith("error:") or not (last and last[0].startswith("error:")):
+                if ERROR.match(text) or not (last and ERROR.match(last[0])):
                     last.append(text)
         code = process.wait()
     finally:
@@ -88,7 +91,7 @@ def run_command(command: Sequence[str], folder: Path) -> None:
         except subprocess.TimeoutExpired:
             process.kill()
     if code:
-        said = last[0].removeprefix("error: ") if last else "it said nothing"
+        said = ERROR.sub("", last[0]) if last else "it said nothing"
         # No further: the address of a batch may carry a signature.
         raise StageError(f"{said} (exit code {code} of {' '.join(['python', *command[1:4]])})")
 
@@ -205,7 +208,7 @@ def publish(folder: Path) -> Version:
 def judge(folder: Path, champion: Champion | None) -> Judgement:
     """Compare the packed artifact with the champion on the same held-out records; see cascadexml.evaluation.judge."""
     compared = [str(champion.path)] if champion else []
-    run_command([PYTHON, "-m", "stages.judgement", *compared], folder)
+    run_command([PYTHON, "-m", "cascadexml", "judge", "--verbose", *compared], folder)
     return Judgement.from_json(read_json(folder / JUDGEMENT / "judgement.json"))
 
 

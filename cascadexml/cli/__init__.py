@@ -13,6 +13,7 @@ import click
 from cascadexml import __version__
 from cascadexml.cli.evaluate import evaluate
 from cascadexml.cli.info import info
+from cascadexml.cli.judge import judge
 from cascadexml.cli.params import params
 from cascadexml.cli.predict import predict
 from cascadexml.cli.registry import registry
@@ -46,7 +47,7 @@ class _CommandLine(click.Group):
 @click.group(
     "cascadexml",
     cls=_CommandLine,
-    commands=[predict, evaluate, info, registry, params],
+    commands=[predict, evaluate, info, judge, registry, params],
     epilog="Each command has its own --help, with examples.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )

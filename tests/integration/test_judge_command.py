@@ -1,18 +1,16 @@
-"""The stage judgement as a process of its own, with small models that were really trained."""
+"""The command `cascadexml judge` in a project, with small models that were really trained."""
 
 import json
 import lzma
 import math
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+import yaml
 
 from cascadexml.artifact.artifact import Origin
 from cascadexml.bundle import sha256_of
@@ -20,17 +18,18 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.serving.predictor import Predictor
 from tests.conftest import sample_records
+from tests.support.command_line import cascadexml
 from tests.support.tiny_artifacts import pack_again
 from tests.support.tiny_runs import prepare, train
 
 pytestmark = pytest.mark.integration
 
 N, TOP_K = 150, 30
-PARAMS = f"""
-evaluate: {{ks: [1, 5], top_k: {TOP_K}, bootstrap_samples: 200}}
-judge: {{min_slice: 50}}
-train: {{device: cpu}}
-"""
+CHANGES: dict[str, dict[str, Any]] = {
+    "evaluate": {"ks": [1, 5], "top_k": TOP_K, "bootstrap_samples": 200},
+    "judge": {"min_slice": 50},
+    "train": {"device": "cpu"},
+}
 
 
 @dataclass(frozen=True)
@@ -46,7 +45,7 @@ class Models:
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory: pytest.TempPathFactory, sample_dir: Path) -> Models:
-    """Tiny models learn little that holds elsewhere, so test is of records of train: what is tested is the stage."""
+    """Tiny models learn little that holds elsewhere, so test is of records of train: what is tested is the command."""
     folder = tmp_path_factory.mktemp("models")
     with lzma.open(sample_dir / "label_texts.json.xz", "rt", encoding="utf-8") as file:
         names = json.load(file)
@@ -73,27 +72,18 @@ def models(tmp_path_factory: pytest.TempPathFactory, sample_dir: Path) -> Models
     return Models(corpus, held_out, *(folder / name / "artifact" for name in ("good", "poor", "foreign")))
 
 
-Judge = Callable[..., subprocess.CompletedProcess[str]]
-
-
 @pytest.fixture
-def project(tmp_path: Path, repo_root: Path, models: Models) -> Path:
-    """An empty project with the corpus, and the good model as what training left."""
-    (tmp_path / "stages").symlink_to(repo_root / "stages")
-    (tmp_path / "params.yaml").write_text(PARAMS, encoding="utf-8")
+def project(tmp_path: Path, repo_root: Path, models: Models, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with nothing but settings, the corpus, and the good model as what training left: where the test is."""
+    params = yaml.safe_load((repo_root / "params.yaml").read_text(encoding="utf-8"))
+    for section, values in CHANGES.items():
+        params[section] |= values
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     models.corpus.save(tmp_path / "data" / "interim" / "corpus")
     (tmp_path / "data" / "models").mkdir()
     (tmp_path / "data" / "models" / "artifact").symlink_to(models.good)
+    monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def run_stage(project: Path) -> Judge:
-    def run(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "stages.judgement", *map(str, arguments)]
-        return subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=200)
-
-    return run
 
 
 def judged(folder: Path) -> dict[str, Any]:
@@ -104,7 +94,7 @@ def judged(folder: Path) -> dict[str, Any]:
 def plain_ndcg(artifact: Path, records: list[dict[str, Any]]) -> float:
     """nDCG@5 by label ids, from what the model predicts and the records say."""
     total = 0.0
-    # As many labels as the stage asks for: these small models give equal scores, and which comes first depends on it.
+    # As many labels as the judgement asks for: where scores are equal, which comes first depends on it.
     predicted = Predictor.load(artifact, "cpu").predict([record["text"] for record in records], top_k=TOP_K)
     for record, labels in zip(records, predicted, strict=True):
         truth = set(record["labels"])
@@ -113,9 +103,9 @@ def plain_ndcg(artifact: Path, records: list[dict[str, Any]]) -> float:
     return total / len(records)
 
 
-def test_a_better_challenger_is_promoted_with_the_figures_of_both(run_stage: Judge, project: Path, models: Models):
-    run = run_stage(models.poor)
-    assert run.returncode == 0, run.stderr
+def test_a_better_challenger_is_promoted_with_the_figures_of_both(project: Path, models: Models):
+    run = cascadexml("judge", models.poor)
+    assert run.exit_code == 0, run.stderr
     found = judged(project / "data" / "reports" / "judgement")
     assert found["promote"] is True
     assert found["champion"]["figures"]["nDCG@5"] == pytest.approx(plain_ndcg(models.poor, models.records))
@@ -127,21 +117,24 @@ def test_a_better_challenger_is_promoted_with_the_figures_of_both(run_stage: Jud
     page = (project / "data" / "reports" / "judgement" / "judgement.md").read_text(encoding="utf-8")
     assert page.startswith(f"**Promoted**, on {N} held-out documents.")
     assert found["reasons"][0].split(":")[0] in page
+    assert run.stdout.splitlines()[0] == found["reasons"][0]
+    assert run.stdout.splitlines()[-1].startswith("promote:")
 
 
-def test_a_worse_challenger_is_refused_and_goes_where_it_is_told(run_stage: Judge, project: Path, models: Models):
-    run = run_stage(models.good, "--challenger", models.poor, "--out", "elsewhere")
-    assert run.returncode == 0, run.stderr
+def test_a_worse_challenger_is_refused_and_goes_where_it_is_told(project: Path, models: Models):
+    run = cascadexml("judge", models.good, "--challenger", models.poor, "--out", "elsewhere")
+    assert run.exit_code == 0, run.stderr
     found = judged(project / "elsewhere")
     assert found["promote"] is False
+    assert run.stdout.splitlines()[-1].startswith("do not promote:")
     assert found["difference"]["high"] < 0
     assert any("slice batch=first falls" in reason for reason in found["reasons"])
     assert not (project / "data" / "reports").exists()
 
 
-def test_labels_are_compared_by_id(run_stage: Judge, project: Path, models: Models):
-    run = run_stage(models.foreign)
-    assert run.returncode == 0, run.stderr
+def test_labels_are_compared_by_id(project: Path, models: Models):
+    run = cascadexml("judge", models.foreign)
+    assert run.exit_code == 0, run.stderr
     found = judged(project / "data" / "reports" / "judgement")
     assert found["promote"] is True
     expected = plain_ndcg(models.foreign, models.records)
@@ -152,9 +145,9 @@ def test_labels_are_compared_by_id(run_stage: Judge, project: Path, models: Mode
     assert any("trained on other data than this corpus" in note for note in found["notes"])
 
 
-def test_without_a_champion_the_challenger_is_promoted(run_stage: Judge, project: Path):
-    run = run_stage()
-    assert run.returncode == 0, run.stderr
+def test_without_a_champion_the_challenger_is_promoted(project: Path):
+    run = cascadexml("judge")
+    assert run.exit_code == 0, run.stderr
     found = judged(project / "data" / "reports" / "judgement")
     assert found["promote"] is True
     assert found["champion"] is None
@@ -162,9 +155,7 @@ def test_without_a_champion_the_challenger_is_promoted(run_stage: Judge, project
     assert list(found["models"]) == ["challenger"]
 
 
-def test_a_damaged_champion_is_one_line_and_leaves_nothing(
-    run_stage: Judge, project: Path, models: Models, tmp_path: Path
-):
+def test_a_damaged_champion_is_one_line_and_leaves_nothing(project: Path, models: Models, tmp_path: Path):
     damaged = tmp_path / "damaged"
     shutil.copytree(models.poor, damaged)
     with (damaged / "model" / "model.safetensors").open("r+b") as weights:
@@ -172,10 +163,45 @@ def test_a_damaged_champion_is_one_line_and_leaves_nothing(
         last = weights.read(1)
         weights.seek(-1, 2)
         weights.write(bytes([last[0] ^ 1]))
-    run = run_stage(damaged)
-    assert run.returncode == 1
-    errors = [line for line in run.stderr.splitlines() if "INFO" not in line]
-    assert len(errors) == 1
-    assert errors[0].startswith("error: ")
-    assert "differs from the SHA-256" in errors[0]
+    run = cascadexml("judge", damaged)
+    assert run.exit_code == 1
+    (error,) = run.stderr.splitlines()
+    assert error.startswith("cascadexml: error: ")
+    assert "differs from the SHA-256" in error
     assert not (project / "data" / "reports").exists()
+
+
+def test_a_champion_of_other_data_is_one_line_and_leaves_nothing(project: Path, models: Models, tmp_path: Path):
+    vocabulary = models.corpus.vocabulary
+    pack_again(
+        tmp_path / "other",
+        models.good.parent,
+        models.corpus,
+        model=models.good.parent / "model" / "network",
+        vocabulary=Vocabulary(tuple(f"x:{i}" for i in vocabulary.ids), vocabulary.names, vocabulary.L),
+        origin=Origin(name="other", data_fingerprint="f" * 64),
+    )
+    run = cascadexml("judge", tmp_path / "other")
+    assert run.exit_code == 1
+    (error,) = run.stderr.splitlines()
+    assert error.startswith("cascadexml: error: ")
+    assert "'other'" in error
+    assert "package.name" in error
+    assert not (project / "data" / "reports").exists()
+
+
+def test_its_inputs_may_lie_anywhere(
+    project: Path, models: Models, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+):
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    monkeypatch.chdir(elsewhere)
+    run = cascadexml("judge", models.good)
+    assert run.exit_code == 1
+    assert "params.yaml" in run.stderr
+    places = {"challenger": models.poor, "corpus": project / "data/interim/corpus", "params": project / "params.yaml"}
+    flags = [each for name, place in places.items() for each in (f"--{name}", place)]
+    run = cascadexml("judge", *flags, "--out", "here")
+    assert run.exit_code == 0, run.stderr
+    assert judged(elsewhere / "here")["challenger"]["figures"]["nDCG@5"] == pytest.approx(
+        plain_ndcg(models.poor, models.records)
+    )

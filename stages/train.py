@@ -13,15 +13,24 @@ from cascadexml.data.tokens import TokenStore
 from cascadexml.labels.tree import LabelTree
 from cascadexml.progress import console_progress
 from cascadexml.training.fit import fit
+from cascadexml.training.run import Run
 from stages import BASE, CHECKPOINTS, CORPUS, MODEL, REPORTS, TOKENS, TREE, run
 
 
 def main(settings: Settings) -> None:
     """Train with DVCLive keeping the curves; torchrun starts as many processes as it is told to."""
     corpus = Corpus.load(CORPUS, ["train", "dev"])
-    tokens = {name: TokenStore.open(TOKENS / name) for name in ("train", "dev")}
-    tree = LabelTree.load(TREE)
-    base = open_base(BASE, corpus.vocabulary).model if settings.train.warm_start else None
+    inputs = Run(
+        corpus=corpus,
+        tokens={name: TokenStore.open(TOKENS / name) for name in ("train", "dev")},
+        tree=LabelTree.load(TREE),
+        encoder=settings.encoder,
+        settings=settings.train,
+        seed=settings.seed,
+        propensity_a=settings.evaluate.propensity_a,
+        propensity_b=settings.evaluate.propensity_b,
+        base=open_base(BASE, corpus.vocabulary).model if settings.train.warm_start else None,
+    )
     leads = os.environ.get("RANK", "0") == "0"
     options = {"dvcyaml": None, "save_dvc_exp": False, "monitor_system": False}
     with Live(str(REPORTS / "training"), **options) if leads else nullcontext() as live:
@@ -31,19 +40,7 @@ def main(settings: Settings) -> None:
             for name, value in figures.items():
                 live.log_metric(name, value)
 
-        fit(
-            corpus,
-            tokens,
-            tree,
-            settings.encoder,
-            settings.train,
-            settings.seed,
-            out=MODEL,
-            checkpoints=CHECKPOINTS,
-            base=base,
-            progress=console_progress(),
-            record=record,
-        )
+        fit(inputs, out=MODEL, checkpoints=CHECKPOINTS, progress=console_progress(), record=record)
 
 
 if __name__ == "__main__":

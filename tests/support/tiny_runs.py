@@ -13,7 +13,9 @@ from cascadexml.labels.features import fit_tfidf, pifa
 from cascadexml.labels.tree import LabelTree, build_tree, extend_tree
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.cascade.encoder import load_tokenizer
-from cascadexml.training.fit import FitResult, Record, fit
+from cascadexml.training.curves import Record
+from cascadexml.training.fit import FitResult, fit
+from cascadexml.training.run import Run
 from tests.support.tiny_encoders import make_tiny_encoder
 
 KNOBS: dict[str, Any] = {
@@ -53,21 +55,27 @@ def train(
     dev: str = "dev",
     base: str | Path | None = None,
     progress: Progress = silent,
+    propensity: tuple[float, float] = (0.55, 1.5),
     **knobs: Any,
 ) -> FitResult:
     """Train on what `prepare` wrote, selecting on the split `dev`; checkpoints lie beside `out`."""
     corpus = Corpus.load(folder / "corpus", ["train", dev])
     splits = {"train": corpus.splits["train"], "dev": corpus.splits[dev]}
+    run = Run(
+        corpus=Corpus.assemble(splits, corpus.vocabulary),
+        tokens={name: TokenStore.open(folder / "tokens" / split) for name, split in (("train", "train"), ("dev", dev))},
+        tree=LabelTree.load(folder / "tree"),
+        encoder=EncoderSettings(name=str(folder / "encoder")),
+        settings=TrainSettings(**{**KNOBS, **knobs}),
+        seed=seed,
+        propensity_a=propensity[0],
+        propensity_b=propensity[1],
+        base=None if base is None else Path(base),
+    )
     return fit(
-        Corpus.assemble(splits, corpus.vocabulary),
-        {name: TokenStore.open(folder / "tokens" / split) for name, split in (("train", "train"), ("dev", dev))},
-        LabelTree.load(folder / "tree"),
-        EncoderSettings(name=str(folder / "encoder")),
-        TrainSettings(**{**KNOBS, **knobs}),
-        seed,
+        run,
         out=out,
         checkpoints=out.parent / "checkpoints",
-        base=None if base is None else Path(base),
         progress=progress,
         record=record or (lambda step, figures: None),
     )

@@ -13,9 +13,9 @@ from safetensors.torch import load_file, save_file
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import ConfigError, FormatError, TrainingError
+from cascadexml.metrics import document_metrics, inverse_propensities
 from cascadexml.rankers.base import Documents, load_ranker
 from cascadexml.rankers.cascade.network import CascadeXML
-from cascadexml.training import fit as training
 from tests.support.tiny_encoders import make_tiny_encoder
 from tests.support.tiny_runs import prepare, train
 
@@ -192,12 +192,11 @@ def test_tokens_of_another_tokenizer_are_refused(prepared: Path, tmp_path: Path)
 
 
 def test_running_out_of_memory_is_one_sentence(prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Greedy(CascadeXML):
-        def vectors(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
-            # More than any machine has: a real refusal by torch's allocator.
-            return [torch.empty(2**55)]
+    def greedy(network: CascadeXML, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> list[torch.Tensor]:
+        # More than any machine has: a real refusal by torch's allocator.
+        return [torch.empty(2**55)]
 
-    monkeypatch.setattr(training, "CascadeXML", Greedy)
+    monkeypatch.setattr(CascadeXML, "vectors", greedy)
     with pytest.raises(TrainingError, match=r"out of memory on cpu with micro-batches of 32 texts: lower train\.micro"):
         train(prepared, tmp_path / "model")
     assert not (tmp_path / "model").exists()
@@ -225,6 +224,38 @@ def test_frozen_layers_keep_their_weights(prepared: Path, tmp_path: Path) -> Non
     changed = {name for name in before if not torch.equal(before[name], after.get(f"encoder.{name}", before[name]))}
     assert any(".layer.3." in name for name in changed)
     assert not [name for name in changed if "embeddings" in name or ".layer.0." in name or ".layer.1." in name]
+
+
+def test_dev_is_measured_with_the_propensities_that_the_settings_give(
+    prepared: Path, tmp_path: Path, small_corpus: Corpus
+) -> None:
+    dev, train_labels = small_corpus.splits["dev"], small_corpus.splits["train"].Y
+    measured = []
+    for a, b in ((0.55, 1.5), (1.5, 0.1)):
+        out = tmp_path / str(a) / "model"
+        result = train(prepared, out, propensity=(a, b), select="PSP@3", epochs=0.0, head_init="centroid")
+        ranking = load_ranker(out, "cpu").rank(Documents(dev.texts), 3)
+        expected = document_metrics(ranking, dev.Y, [3], inverse_propensities(train_labels, a, b))["PSP@3"].mean()
+        assert result.best == pytest.approx(expected)
+        measured.append(result.best)
+    assert measured[0] != pytest.approx(measured[1])
+
+
+def test_bf16_trains_in_less_than_full_precision_and_learns_all_the_same(prepared: Path, tmp_path: Path) -> None:
+    knobs = {"epochs": 10.0, "dropout": [0.0], "select": "P@1", "precision": "bf16"}
+    seen: list[float] = []
+
+    def record(step: int, figures: Mapping[str, float]) -> None:
+        seen.extend([figures["loss/total"]] if "loss/total" in figures else [])
+
+    train(prepared, tmp_path / "bf16" / "model", record=record, **knobs)
+    assert seen[-1] < 0.5 * seen[0]
+    half = weights(tmp_path / "bf16" / "model")
+    assert {value.dtype for value in half.values()} == {torch.float32}
+    train(prepared, tmp_path / "fp32" / "model", **{**knobs, "precision": "fp32"})
+    assert furthest(tmp_path / "bf16" / "model", tmp_path / "fp32" / "model") > 1e-4
+    ranking = load_ranker(tmp_path / "bf16" / "model", "cpu").rank(Documents(["steel bridges"]), 3)
+    assert np.isfinite(ranking.scores).all()
 
 
 def test_an_unknown_selection_metric_is_refused_before_any_work(prepared: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from cascadexml.config import TrainSettings
 from cascadexml.labels.tree import build_tree
 from cascadexml.rankers.cascade.encoder import load_encoder
 from cascadexml.rankers.cascade.network import CascadeXML, ModelConfig
-from cascadexml.training.optimisers import Schedule, build_optimizer
+from cascadexml.training.optimisers import build_optimizer
+from cascadexml.training.schedule import Schedule
 from tests.support.tiny_encoders import make_tiny_encoder
 
 

@@ -1,0 +1,68 @@
+"""Selection on dev: measure the weights now and then, keep the best, and stop where nothing is gained any more."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from cascadexml.config.metric_names import metric_of
+from cascadexml.errors import TrainingError
+from cascadexml.metrics import document_metrics, inverse_propensities
+from cascadexml.rankers.cascade.inference import rank_tokens
+from cascadexml.training.checkpoint import Position
+from cascadexml.training.curves import GENTLER, Curves
+from cascadexml.training.run import Run
+from cascadexml.training.step import Stepper
+
+log = logging.getLogger(__name__)
+
+
+class Selection:
+    """The metric that picks the weights, and where the best ones lie.
+
+    Args:
+        run: the inputs of the training.
+        stepper: holds the network.
+        curves: given what is measured.
+        best: where the best network is kept, a model bundle.
+    """
+
+    def __init__(self, run: Run, stepper: Stepper, curves: Curves, best: Path) -> None:
+        self.run, self.stepper, self.curves, self.best = run, stepper, curves, best
+
+    def evaluate(self, position: Position) -> Position:
+        """Measure dev on rank 0, keep the network if it is the best so far, and tell all whether to stop.
+
+        Raises:
+            TrainingError: a weight is not finite.
+            PredictionError: out of memory while ranking dev.
+        """
+        group, settings = self.stepper.group, self.run.settings
+        if group.leads:
+            figures = self._measure(position.step)
+            value = figures[settings.select]
+            self.curves.keep(position.step, {f"dev/{name}": figure for name, figure in figures.items()})
+            log.info("step %d: dev %s", position.step, " ".join(f"{n} {v:.4f}" for n, v in figures.items()))
+            if position.best is None or value > position.best:
+                self.stepper.network.save(self.best)
+                position = dataclasses.replace(
+                    position, best=value, best_step=position.step, evaluations_without_gain=0
+                )
+            else:
+                stale = position.evaluations_without_gain + 1
+                stopped = settings.patience is not None and stale >= settings.patience
+                position = dataclasses.replace(position, evaluations_without_gain=stale, stopped=stopped)
+        stopped = group.lead_says(position.stopped, self.stepper.device)
+        return dataclasses.replace(position, stopped=stopped)
+
+    def _measure(self, step: int) -> dict[str, float]:
+        if not all(bool(parameter.isfinite().all()) for parameter in self.stepper.parameters):
+            steps = self.stepper.schedule.steps
+            raise TrainingError(f"a weight is no finite number after step {step} of {steps}: {GENTLER}")
+        run = self.run
+        _, k = metric_of(run.settings.select)
+        ks = sorted({1, 3, 5, k})
+        with self.stepper.autocast:
+            ranking = rank_tokens(self.stepper.network, run.tokens["dev"], ks[-1], run.settings.micro_batch_size)
+        train, dev = run.corpus.splits["train"], run.corpus.splits["dev"]
+        weights = inverse_propensities(train.Y, run.propensity_a, run.propensity_b)
+        return {name: float(v.mean()) for name, v in document_metrics(ranking, dev.Y, ks, weights).items()}

@@ -1,0 +1,88 @@
+"""One optimiser step over a global batch, in micro-batches that the processes share."""
+
+import logging
+import math
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from cascadexml.config import TrainSettings
+from cascadexml.rankers.cascade.network import CascadeXML, derive_loss_weights
+from cascadexml.rankers.cascade.positives import LevelPositives
+from cascadexml.training.distributed import Group
+from cascadexml.training.optimisers import build_optimizer
+from cascadexml.training.run import Run
+from cascadexml.training.schedule import Schedule
+
+MICRO_BATCHES_LIMIT = 1_000_003
+
+log = logging.getLogger(__name__)
+
+
+def mixed_precision(settings: TrainSettings, device: torch.device) -> torch.autocast:
+    """The context in which the network computes: bf16 where the settings ask for it, or on CUDA that has it."""
+    bf16 = settings.precision == "bf16" or (
+        settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
+    )
+    log.info("precision: %s", "bf16" if bf16 else "fp32")
+    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
+
+
+class Stepper:
+    """The network with its optimiser.
+
+    Args:
+        run: the inputs of the training.
+        network: on the device that is to do the work.
+        positives: of the training documents.
+        schedule: rates at each step.
+        group: the processes that train together.
+    """
+
+    def __init__(
+        self, run: Run, network: CascadeXML, positives: LevelPositives, schedule: Schedule, group: Group
+    ) -> None:
+        self.run, self.network, self.positives, self.schedule, self.group = run, network, positives, schedule, group
+        self.device = next(network.parameters()).device
+        self.parameters = [p for p in network.parameters() if p.requires_grad]
+        self.optimizer = build_optimizer(network, run.settings)
+        self.loss_weights = torch.tensor(derive_loss_weights(run.settings, run.tree), device=self.device)
+        self.autocast = mixed_precision(run.settings, self.device)
+
+    def step(self, step: int, rows: npt.NDArray[np.int64]) -> Tensor:
+        """Step number `step`, from 0, over the global batch `rows`; gives (R + 1,) of this process.
+
+        These are the level losses, summed over its micro-batches, and the weighted total.
+        """
+        settings = self.run.settings
+        self.network.train()
+        self.schedule.apply(self.optimizer, step)
+        self.optimizer.zero_grad()
+        losses = torch.zeros(len(self.network.heads) + 1, device=self.device)
+        size = settings.micro_batch_size
+        for micro in range(self.group.rank, math.ceil(rows.size / size), self.group.size):
+            # Dropout depends on the step and the micro-batch alone: neither a resumed run nor the number of processes
+            # changes it, and no generator state needs keeping.
+            torch.manual_seed((self.run.seed * MICRO_BATCHES_LIMIT + step) * MICRO_BATCHES_LIMIT % 2**62 + micro)
+            levels = self._losses(rows[micro * size : (micro + 1) * size]) / rows.size
+            total = (levels * self.loss_weights).sum()
+            total.backward()  # type: ignore[no-untyped-call]
+            losses += torch.cat([levels.detach(), total.detach().unsqueeze(0)])
+        self.group.sum_gradients(self.network.replicated)
+        if settings.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
+        self.optimizer.step()
+        return losses
+
+    def _losses(self, rows: npt.NDArray[np.int64]) -> Tensor:
+        """(R,) losses summed over a micro-batch."""
+        batch = self.run.tokens["train"].batch(rows)
+        with self.autocast:
+            outputs = self.network(
+                batch.input_ids.to(self.device),
+                batch.attention_mask.to(self.device),
+                self.positives.batch(rows, self.device),
+            )
+            return self.network.losses(outputs).sum(0)

@@ -29,10 +29,13 @@ FOLDERS = {str(parent) for name in FILES for parent in Path(name).parents}
 PAGES = sorted(name for name in FILES if name.endswith(".md") and name != "CHANGELOG.md")
 
 
+STAGES = yaml.safe_load((REPO / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+
+
 def written_by_runs() -> set[str]:
     """What stages, flows and downloads leave: DVC's outs and metrics, and what `make clean` removes besides."""
     written: set[str] = set()
-    for stage in yaml.safe_load((REPO / "dvc.yaml").read_text(encoding="utf-8"))["stages"].values():
+    for stage in STAGES.values():
         for out in (*stage.get("outs", []), *stage.get("metrics", [])):
             written |= {out} if isinstance(out, str) else set(out)
     cleaned = re.findall(r"rm -rf (.*)", (REPO / "Makefile").read_text(encoding="utf-8"))
@@ -90,6 +93,20 @@ def test_paths_of_the_project_are_there(page: str) -> None:
 def test_modules_and_what_is_in_them_are_there(page: str) -> None:
     names = [name for name in mentioned(page, NAME) if not name.endswith(FILE_ENDINGS)]
     assert [name for name in names if name not in events() and not resolves(name)] == []
+
+
+def test_the_table_of_stages_is_that_of_dvc() -> None:
+    rows = re.findall(r"^\| (\w+) \| (.+) \| (.+) \| (.+) \|$", (REPO / "docs/pipeline.md").read_text(), flags=re.M)
+    told = {name: [set(re.findall(r"`([^`]+)`", cell)) for cell in cells] for name, *cells in rows if name in STAGES}
+    assert list(told) == list(STAGES)
+    for name, (settings, _, writes) in told.items():
+        stage = STAGES[name]
+        if name == "package":
+            settings |= {setting for setting in stage["params"] if "." not in setting}
+        assert settings == set(stage["params"]), name
+        outs = [out if isinstance(out, str) else next(iter(out)) for out in (*stage["outs"], *stage.get("metrics", []))]
+        assert all(any(out == path or out.startswith(f"{path}/") for path in writes) for out in outs), name
+        assert all(any(out == path or out.startswith(f"{path}/") for out in outs) for path in writes), name
 
 
 def test_what_is_not_there_is_seen() -> None:

@@ -79,7 +79,8 @@ def render(meta: Mapping[str, Any], metrics: EvaluationReport) -> str:
         meta: what `artifact.pack` keeps in the manifest.
         metrics: the evaluation; parts that were not measured are left out.
     """
-    params, package = meta["params"], meta["params"].get("package", {})
+    params = meta["params"]
+    package = {key: value for key, value in params.get("package", {}).items() if value}
     encoder, libraries = meta["encoder"], meta["libraries"]
     facts = {
         "Encoder": f"{params.get('encoder', {}).get('name', 'unnamed')}: {encoder['model_type']}, "

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cascadexml import Predictor
-from cascadexml.artifact.artifact import open_artifact
+from cascadexml.artifact.artifact import Origin, open_artifact
 from cascadexml.cli import main
 from cascadexml.data.corpus import Corpus
 from tests.conftest import sample_records
@@ -241,6 +241,16 @@ def test_info(run: Run, artifact: Path, small_corpus: Corpus) -> None:
     assert found["labels"] == L
     assert found["fingerprint"] == open_artifact(artifact).fingerprint
     assert found["metrics"]["nDCG@5"] == 0.5
+
+
+def test_info_says_what_was_not_stated(run: Run, artifact: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    package = {"name": "own", "data": None, "data_licence": None, "intended_use": None, "limits": None}
+    origin = Origin(name="own", params={"package": package})
+    pack_again(tmp_path / "own", artifact.parent, small_corpus, origin=origin)
+    code, out, _ = run("info", tmp_path / "own")
+    assert code == 0
+    for told in ("data           not stated", "data licence   not stated"):
+        assert told in out.splitlines()
 
 
 @pytest.fixture(scope="module")

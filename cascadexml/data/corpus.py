@@ -8,6 +8,7 @@ import hashlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -50,15 +51,35 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Corpus:
-    """Splits by name, the vocabulary of their label columns, and a fingerprint of the whole content.
+    """Splits by name, and the vocabulary of their label columns.
 
-    Y of train has no entries in columns >= vocabulary.L. The fingerprint is that of the bundle on disk: equal for equal
-    content, whether the corpus was just built or loaded, in whole or in part.
+    Y of train has no entries in columns >= vocabulary.L.
+
+    Attributes:
+        splits: by name.
+        vocabulary: of the columns of Y.
+        stored: the fingerprint of the bundle that it was loaded from; None for a corpus that was just built.
     """
 
     splits: dict[str, Split]
     vocabulary: Vocabulary
-    fingerprint: str
+    stored: str | None = None
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """That of the bundle on disk: equal for equal content, just built or loaded, in whole or in part.
+
+        For a corpus that was just built all of it is serialised, once.
+        """
+        if self.stored is not None:
+            return self.stored
+        lines = []
+        for name, split in self.splits.items():
+            sink = _DigestSink()
+            _write(split, sink)
+            lines.append(f"{name}.parquet {sink.digest.hexdigest()}\n")
+        lines.append(f"{VOCABULARY} {hashlib.sha256(self.vocabulary.to_json().encode()).hexdigest()}\n")
+        return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()
 
     @classmethod
     def from_records(
@@ -84,18 +105,7 @@ class Corpus:
         vocabulary = (base or Vocabulary((), (), 0)).extend(used["train"], label_names, set().union(*used.values()))
         if vocabulary.L == 0:
             raise DataError("No record of train has a label: expected at least one; check the labels column.")
-        return cls.assemble({name: _split(table, vocabulary) for name, table in tables.items()}, vocabulary)
-
-    @classmethod
-    def assemble(cls, splits: Mapping[str, Split], vocabulary: Vocabulary) -> "Corpus":
-        """A corpus of ready-made splits, with its fingerprint."""
-        lines = []
-        for name, split in splits.items():
-            sink = _DigestSink()
-            _write(split, sink)
-            lines.append(f"{name}.parquet {sink.digest.hexdigest()}\n")
-        lines.append(f"{VOCABULARY} {hashlib.sha256(vocabulary.to_json().encode()).hexdigest()}\n")
-        return cls(dict(splits), vocabulary, hashlib.sha256("".join(sorted(lines)).encode()).hexdigest())
+        return cls({name: _split(table, vocabulary) for name, table in tables.items()}, vocabulary)
 
     def save(self, path: Path) -> None:
         """Write a bundle to `path`."""

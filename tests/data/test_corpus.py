@@ -206,9 +206,23 @@ def test_a_file_that_is_no_table_is_refused_despite_a_right_manifest(tmp_path):
 
 def test_assembled_from_ready_made_splits(tmp_path):
     Y = sparse.csr_matrix(np.array([[1, 0], [1, 1]], np.float32))
-    corpus = Corpus.assemble(
+    corpus = Corpus(
         {"train": Split(["1", "2"], ["one", "two"], Y, pa.table({"year": [1, 2]}))},
         Vocabulary(("a", "b"), (None, None), 2),
     )
     corpus.save(tmp_path / "corpus")
     assert_equal(corpus, Corpus.load(tmp_path / "corpus"))
+
+
+def test_a_corpus_is_serialised_once_to_be_saved_and_once_for_its_fingerprint(tmp_path, small_corpus, monkeypatch):
+    written = []
+    write_table = pq.write_table
+    monkeypatch.setattr(
+        pq, "write_table", lambda table, *rest, **more: written.append(write_table(table, *rest, **more))
+    )
+    corpus = Corpus(small_corpus.splits, small_corpus.vocabulary)
+    corpus.save(tmp_path / "corpus")
+    assert len(written) == len(corpus.splits)
+    loaded = Corpus.load(tmp_path / "corpus")
+    assert corpus.fingerprint == corpus.fingerprint == loaded.fingerprint
+    assert len(written) == 2 * len(corpus.splits)

@@ -112,7 +112,7 @@ def test_the_same_inputs_give_the_same_bytes(evaluated, monkeypatch):
 def test_without_dev_scores_are_used_as_they_are(small_corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     splits = {name: split for name, split in small_corpus.splits.items() if name != "dev"}
-    lay_out(Corpus.assemble(splits, small_corpus.vocabulary))
+    lay_out(Corpus(splits, small_corpus.vocabulary))
     main(SETTINGS)
     assert Calibration.load(CALIBRATION) == Calibration()
     assert json.loads((REPORTS / "metrics.json").read_text())["dev"] == {}
@@ -123,7 +123,7 @@ def test_without_test_documents_it_says_so(small_corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     test = small_corpus.splits["test"]
     none = Split([], [], test.Y[:0], test.metadata.slice(0, 0))
-    Corpus.assemble({**small_corpus.splits, "test": none}, small_corpus.vocabulary).save(CORPUS)
+    Corpus({**small_corpus.splits, "test": none}, small_corpus.vocabulary).save(CORPUS)
     with pytest.raises(DataError, match="no test document"):
         main(SETTINGS)
     assert not Path(REPORTS).exists()

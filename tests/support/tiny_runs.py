@@ -62,7 +62,7 @@ def train(
     corpus = Corpus.load(folder / "corpus", ["train", dev])
     splits = {"train": corpus.splits["train"], "dev": corpus.splits[dev]}
     run = Run(
-        corpus=Corpus.assemble(splits, corpus.vocabulary),
+        corpus=Corpus(splits, corpus.vocabulary),
         tokens={name: TokenStore.open(folder / "tokens" / split) for name, split in (("train", "train"), ("dev", dev))},
         tree=LabelTree.load(folder / "tree"),
         encoder=EncoderSettings(name=str(folder / "encoder")),

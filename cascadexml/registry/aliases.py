@@ -19,7 +19,7 @@ from cascadexml.registry.manifest import Manifest
 from cascadexml.registry.place import Place, myself
 from cascadexml.registry.uris import VERSION_NAME, checked_alias
 from cascadexml.registry.versions import Version, Versions
-from cascadexml.storage.object_store import in_parallel
+from cascadexml.storage.parallel import in_parallel
 
 log = logging.getLogger(__name__)
 

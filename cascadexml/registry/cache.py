@@ -24,7 +24,9 @@ from cascadexml.bundle import MANIFEST, Bundle
 from cascadexml.errors import DataError, FormatError, RegistryError
 from cascadexml.progress import Progress, silent
 from cascadexml.registry.manifest import Manifest
-from cascadexml.storage.object_store import Entry, ObjectStore, Tell, in_parallel
+from cascadexml.storage.bucket import Tell
+from cascadexml.storage.object_store import Entry, ObjectStore
+from cascadexml.storage.parallel import in_parallel
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from cascadexml.registry.aliases import Aliases, roll_back_target
 from cascadexml.registry.place import Place
 from cascadexml.registry.removal import REMOVING, is_tombstone, tombstone
 from cascadexml.registry.versions import Versions
-from cascadexml.storage.object_store import Entry, in_parallel
+from cascadexml.storage.object_store import Entry
+from cascadexml.storage.parallel import in_parallel
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,8 @@ from cascadexml.registry.manifest import check_listing, read_manifest
 from cascadexml.registry.place import Place, myself
 from cascadexml.registry.removal import REMOVING, being_removed, is_tombstone
 from cascadexml.registry.uris import checked_name
-from cascadexml.storage.object_store import Entry, in_parallel
+from cascadexml.storage.object_store import Entry
+from cascadexml.storage.parallel import in_parallel
 
 log = logging.getLogger(__name__)
 

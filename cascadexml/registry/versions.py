@@ -22,7 +22,7 @@ from cascadexml.registry.manifest import Manifest, check_listing, read_manifest
 from cascadexml.registry.place import Place
 from cascadexml.registry.removal import REMOVING, being_removed, is_tombstone
 from cascadexml.registry.uris import NAME, VERSION_NAME
-from cascadexml.storage.object_store import in_parallel
+from cascadexml.storage.parallel import in_parallel
 
 log = logging.getLogger(__name__)
 

@@ -1,9 +1,14 @@
 """Boto3's client, and its errors in words. What boto says itself is never shown: it may hold what is secret."""
 
+from collections.abc import Generator
+from contextlib import closing
 from typing import Any
 from urllib.parse import urlsplit
 
 from cascadexml.storage.addresses import public_name
+from cascadexml.storage.retry import Interrupted
+
+BLOCK = 1 << 20
 
 
 class EndpointError(ValueError):
@@ -49,7 +54,24 @@ def _check_endpoint(endpoint: str) -> None:
         )
 
 
-def is_missing(error: Exception) -> bool:
+def blocks_of(body: Any) -> Generator[bytes, None, None]:
+    """The bytes of an answer, as they come in; the connection is given back when the iterator is closed.
+
+    Raises:
+        Interrupted: the connection broke, or a checksum of boto's own tells that the bytes were damaged. Its cause is
+            boto's error.
+    """
+    from botocore.exceptions import BotoCoreError
+    from urllib3.exceptions import HTTPError
+
+    with closing(body):
+        try:
+            yield from body.iter_chunks(BLOCK)
+        except (BotoCoreError, HTTPError, OSError) as error:
+            raise Interrupted(type(error).__name__) from error
+
+
+def is_missing(error: BaseException) -> bool:
     """Whether the server says that there is no such object."""
     from botocore.exceptions import ClientError
 
@@ -59,7 +81,7 @@ def is_missing(error: Exception) -> bool:
     return code not in _CODES and (code in ("NoSuchKey", "NoSuchVersion") or status == 404)
 
 
-def reason(error: Exception, endpoint: str | None) -> str:
+def reason(error: BaseException, endpoint: str | None) -> str:
     """Why boto failed and what to do, as a clause without secrets.
 
     Args:

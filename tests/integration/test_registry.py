@@ -35,7 +35,7 @@ from cascadexml.errors import (
     RegistryError,
 )
 from cascadexml.registry import Registry
-from cascadexml.storage.object_store import PART
+from cascadexml.storage.multipart import PART
 from tests.support.command_line import cascadexml
 from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_metrics
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cascadexml.registry.cache import default_cache, meter
-from cascadexml.storage.object_store import in_parallel
+from cascadexml.storage.parallel import in_parallel
 
 
 def test_the_cache_lies_where_the_environment_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -17,7 +17,8 @@ import pytest
 from cascadexml.config import RegistrySettings
 from cascadexml.errors import DataError, RegistryError
 from cascadexml.storage.addresses import public_name
-from cascadexml.storage.fetch import fetch, unpack
+from cascadexml.storage.archives import unpack
+from cascadexml.storage.fetch import fetch
 from cascadexml.storage.object_store import ObjectStore
 
 CONTENT = os.urandom(3_000_000)
@@ -105,7 +106,7 @@ def server(tmp_path) -> Iterator[Server]:
 
 @pytest.fixture(autouse=True)
 def _quick_retries(monkeypatch):
-    monkeypatch.setattr("cascadexml.storage.fetch.BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("cascadexml.storage.retry.BACKOFF_SECONDS", 0.001)
 
 
 def test_a_local_file_or_folder_is_given_back(tmp_path):
@@ -302,7 +303,7 @@ def test_an_s3_server_that_is_not_there_is_named_without_its_query(tmp_path, mon
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.setenv(name, "x")
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    monkeypatch.setattr("cascadexml.storage.fetch.ATTEMPTS", 1)
+    monkeypatch.setattr("cascadexml.storage.retry.ATTEMPTS", 1)
     with pytest.raises(DataError, match=r"the server at http://127\.0\.0\.1:9 cannot be reached \(Endpoint"):
         fetch("s3://bucket/x?signature=secret", tmp_path)
     assert "secret" not in "".join(r.getMessage() for r in caplog.records)
@@ -387,7 +388,7 @@ def test_links_in_a_zip_are_refused(tmp_path):
 
 @pytest.mark.parametrize("kind", ["zip", "tar.gz"])
 def test_a_bomb_is_refused(tmp_path, kind, monkeypatch):
-    monkeypatch.setattr("cascadexml.storage.fetch.MIN_UNPACKED_LIMIT", 1_000_000)
+    monkeypatch.setattr("cascadexml.storage.archives.MIN_UNPACKED_LIMIT", 1_000_000)
     zeros = bytes(20_000_000)
     archive = tmp_path / f"in.{kind}"
     if kind == "zip":

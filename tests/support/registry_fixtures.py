@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cascadexml.evaluation.calibration import Calibration
-from cascadexml.storage import object_store
+from cascadexml.storage import multipart
 from tests.support.fault_proxy import FaultProxy, fault_proxy
 from tests.support.registry_processes import SMALLEST_PART
 from tests.support.registry_site import Site
@@ -52,7 +52,7 @@ def site(s3_server, tmp_path_factory) -> Iterator[Site]:
 @pytest.fixture
 def small_parts(monkeypatch) -> None:
     """What is larger than S3's smallest part goes up in parts, in this process too."""
-    monkeypatch.setattr(object_store, "PART", SMALLEST_PART)
+    monkeypatch.setattr(multipart, "PART", SMALLEST_PART)
 
 
 @pytest.fixture

@@ -57,9 +57,9 @@ def _call(
     from cascadexml.config import RegistrySettings
     from cascadexml.errors import CascadeXMLError
     from cascadexml.registry import Registry
-    from cascadexml.storage import object_store
+    from cascadexml.storage import multipart
 
-    object_store.PART = SMALLEST_PART
+    multipart.PART = SMALLEST_PART
     try:
         found = getattr(Registry(uri, settings=RegistrySettings(**settings), cache=cache), method)(*arguments)
     except CascadeXMLError as error:

@@ -8,10 +8,8 @@ from collections.abc import Iterable, Mapping
 from string import Template
 from typing import Any
 
-from cascadexml.evaluation.report import EvaluationReport
+from cascadexml.evaluation.report import FAMILIES_SHOWN, EvaluationReport, caption
 from cascadexml.metrics.report import BinReport, Interval
-
-FAMILIES = ("P", "R", "nDCG", "PSP")
 
 CARD = Template("""\
 # $name
@@ -108,14 +106,14 @@ def render(meta: Mapping[str, Any], metrics: EvaluationReport) -> str:
 
 
 def _evaluation(metrics: EvaluationReport) -> str:
-    names = [name for name in metrics.model.figures if name.partition("@")[0] in FAMILIES or "@" not in name]
+    names = [name for name in metrics.model.figures if name.partition("@")[0] in FAMILIES_SHOWN or "@" not in name]
     if not names:
         return "Not measured."
     reports = (metrics.model, *metrics.baselines.values())
     rows = (
         [name, *(_figure(report.figures.get(name), report.intervals.get(name)) for report in reports)] for name in names
     )
-    return _table(["", "this model", *(f"baseline {name}" for name in metrics.baselines)], rows)
+    return _table(["", "this model", *map(caption, metrics.baselines)], rows)
 
 
 def _bins(bins: Mapping[str, BinReport]) -> str:

@@ -19,7 +19,7 @@ def info(path: str, as_json: bool) -> None:
 
     PATH is the artifact's folder, or s3://bucket/prefix/name@champion.
     """
-    from cascadexml.evaluation.report import HEADLINES
+    from cascadexml.evaluation.report import in_a_line
     from cascadexml.registry import open_model
 
     artifact = open_model(path)
@@ -39,7 +39,7 @@ def info(path: str, as_json: bool) -> None:
         "data": package.get("data") or "not stated",
         "data licence": package.get("data_licence") or "not stated",
         "documents": ", ".join(f"{split} {n:,}" for split, n in meta["documents"].items()),
-        "test figures": ", ".join(f"{key} {value:.4f}" for key, value in meta["metrics"].items() if key in HEADLINES),
+        "test figures": in_a_line(meta["metrics"]),
         "git revision": meta["git_revision"],
         "fingerprint": artifact.fingerprint,
         "size": f"{artifact.size / 2**20:.1f} MiB",

@@ -101,6 +101,8 @@ def publish(site: "Registry", as_json: bool, folder: Path, name: str | None, by:
 @click.argument("name", metavar="[NAME]", required=False)
 def list_(site: "Registry", as_json: bool, name: str | None) -> None:
     """List the models, or the versions of one."""
+    from cascadexml.evaluation.report import HEADLINE
+
     if name is None:
         names = {name: site.aliases(name) for name in site.names()}
         rows: list[Sequence[object]] = [(name, _pairs(aliases)) for name, aliases in names.items()]
@@ -120,12 +122,12 @@ def list_(site: "Registry", as_json: bool, name: str | None) -> None:
             _minute(v["created"]),
             v["by"],
             _size(v["size"]),
-            v["metrics"].get("nDCG@5"),
+            v["metrics"].get(HEADLINE),
             ", ".join(v["aliases"]),
         )
         for v in found
     ]
-    _write(found, as_json, ("version", "published", "by", "size", "nDCG@5", "aliases"), rows)
+    _write(found, as_json, ("version", "published", "by", "size", HEADLINE, "aliases"), rows)
 
 
 @_command("show", "tib-subjects", "tib-subjects@v-0123456789ab")
@@ -255,6 +257,8 @@ def gc(
 
 
 def _show_version(version: "Version", as_json: bool, headline: str | None) -> None:
+    from cascadexml.evaluation.report import in_a_line
+
     plain = _plain(version)
     if as_json:
         print_json({**plain, "meta": version.meta, "files": version.files}, _json)
@@ -263,8 +267,7 @@ def _show_version(version: "Version", as_json: bool, headline: str | None) -> No
         click.echo(headline)
         return
     rows: list[Sequence[object]] = [(key, value) for key, value in plain.items() if not isinstance(value, Mapping)]
-    figures = {k: v for k, v in plain["metrics"].items() if k in ("P@1", "P@5", "nDCG@5", "PSP@5", "micro_F1")}
-    rows += [("figures", _pairs(figures)), ("libraries", _pairs(version.meta.get("libraries", {})))]
+    rows += [("figures", in_a_line(plain["metrics"])), ("libraries", _pairs(version.meta.get("libraries", {})))]
     _write(None, False, ("", ""), rows)
 
 

@@ -25,6 +25,7 @@ from cascadexml.config.metric_names import guard_of
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError
 from cascadexml.evaluation.judgement import Comparison, Judgement
+from cascadexml.evaluation.report import FAMILIES_SHOWN
 from cascadexml.metrics import (
     Bool,
     Float64,
@@ -46,8 +47,6 @@ log = logging.getLogger(__name__)
 
 MOST_VALUES = 1000
 """Values that a slice column may have: one with more, such as a title, names documents rather than kinds of them."""
-SHOWN = ("P", "R", "nDCG", "PSP")
-"""Families of metrics that are reported at every cut-off, whatever the rule reads."""
 
 
 def translate(ranking: Ranking, source: Vocabulary, target: Vocabulary) -> Ranking:
@@ -130,7 +129,9 @@ def judge(
     if N == 0:
         raise DataError("There is no held-out document to judge on: give the source a test split.")
     metrics = list(
-        dict.fromkeys([settings.metric, *settings.guards, *(f"{family}@{k}" for family in SHOWN for k in evaluate.ks)])
+        dict.fromkeys(
+            [settings.metric, *settings.guards, *(f"{family}@{k}" for family in FAMILIES_SHOWN for k in evaluate.ks)]
+        )
     )
     kept = {f"slice {name}": mask for name, mask in slices.items() if mask.sum() >= settings.min_slice}
 

@@ -17,13 +17,23 @@ OURS = "CascadeXML"
 """What tables and pictures call the trained model, beside its baselines."""
 CAPTIONS = {"tfidf_knn": "TF-IDF nearest neighbours", "popularity": "label popularity"}
 """Baseline → what readers see."""
+HEADLINE = "nDCG@5"
+"""The figure shown where there is room for one."""
 HEADLINES = ("P@1", "P@3", "P@5", "nDCG@5", "nDCG@20", "R@20", "PSP@1", "PSP@5")
 """The figures shown where there is no room for all."""
+FAMILIES_SHOWN = ("P", "R", "nDCG", "PSP")
+"""Families of metrics shown at every cut-off, by the model card and the judgement."""
 
 
 def caption(ranker: str) -> str:
     """What readers see for a ranker's name."""
     return CAPTIONS.get(ranker, ranker)
+
+
+def in_a_line(figures: Mapping[str, float]) -> str:
+    """The headlines of a model and its figure at the threshold, in one line of fractions."""
+    shown = (*HEADLINES, "micro_F1")
+    return ", ".join(f"{name} {figures[name]:.4f}" for name in shown if name in figures)
 
 
 @dataclass(frozen=True)

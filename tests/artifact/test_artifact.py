@@ -193,6 +193,7 @@ def test_the_model_card_is_filled_from_the_run(packed: Path, small_corpus: Corpu
     for told in (
         "# tiny",
         f"{small_corpus.vocabulary.L:,} labels",
+        "|  | this model | label popularity |",
         "| P@1 | 43.21 (42.21 to 44.21) | 10.80 (10.00 to 11.00) |",
         "| nDCG@5 | 50.00 (49.00 to 51.00) | 12.50 |",
         "| tail | 7 | 9 | 12.50 (10.00 to 15.00) |",

@@ -12,7 +12,7 @@ from scipy import sparse
 from cascadexml.config import EvaluateSettings
 from cascadexml.errors import DataError
 from cascadexml.evaluation.calibration import Calibration, calibration_report
-from cascadexml.evaluation.report import HEADLINES, EvaluationReport, caption
+from cascadexml.evaluation.report import HEADLINES, EvaluationReport, caption, in_a_line
 from cascadexml.metrics import differences, evaluate
 from cascadexml.ranking import Ranking
 
@@ -73,6 +73,7 @@ def test_what_is_no_evaluation_is_refused_by_name(content: str | None, tmp_path:
     "module",
     [
         "cascadexml.evaluation.report",
+        "cascadexml.evaluation.candidates",
         "cascadexml.evaluation.judgement",
         "cascadexml.monitoring.verdict",
         "cascadexml.monitoring.history",
@@ -84,3 +85,9 @@ def test_the_types_of_documents_come_without_torch(module: str) -> None:
     code = f"import sys, {module}; print(*[name for name in {heavy.split()!r} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.split() == []
+
+
+def test_a_line_of_figures_has_those_that_were_measured_in_the_order_of_the_tables() -> None:
+    figures = {"micro_F1": 0.25, "PSP@1": 0.125, "P@1": 0.5, "R@1": 0.75}
+    assert in_a_line(figures) == "P@1 0.5000, PSP@1 0.1250, micro_F1 0.2500"
+    assert in_a_line({}) == ""

@@ -1,4 +1,4 @@
-"""What the documents name is there: paths of the project, modules, classes and functions."""
+"""What the documents name is there: paths of the project, modules, classes and functions, commands and options."""
 
 import importlib
 import re
@@ -6,8 +6,11 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import pytest
 import yaml
+
+from cascadexml.cli import main
 
 REPO = Path(__file__).resolve().parents[2]
 TOP = r"\.ci|\.dvc|benchmarks|cascadexml|data|docs|flows|params|stages|tests|tools"
@@ -15,6 +18,9 @@ TOP = r"\.ci|\.dvc|benchmarks|cascadexml|data|docs|flows|params|stages|tests|too
 PATH = re.compile(rf"(?<![\w/.:~-])(?:{TOP})/[\w./-]*")
 # A dotted name, but for what goes on with a placeholder, such as a bundle's kind.
 NAME = re.compile(r"(?<![\w/.-])(?:cascadexml|stages|flows)(?:\.[A-Za-z_]\w*)+(?![\w/]|\.<)")
+IMPORT = re.compile(r"^ *from (cascadexml[\w.]*) import ([\w, ]+)$", flags=re.M)
+# A command line up to a pipe, a comment or the end of a code span.
+COMMAND = re.compile(r"(?<![\w/.-])cascadexml ([a-z]+)((?: [^\n`|#]*)?)")
 FILE_ENDINGS = ("md", "py", "yaml")
 
 
@@ -95,6 +101,31 @@ def test_modules_and_what_is_in_them_are_there(page: str) -> None:
     assert [name for name in names if name not in events() and not resolves(name)] == []
 
 
+@pytest.mark.parametrize("page", PAGES)
+def test_imports_in_snippets_are_there(page: str) -> None:
+    for module, names in IMPORT.findall((REPO / page).read_text(encoding="utf-8")):
+        for name in names.split(", "):
+            assert resolves(f"{module}.{name}"), f"{module}.{name}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_commands_and_their_options_are_there(page: str) -> None:
+    for name, rest in COMMAND.findall((REPO / page).read_text(encoding="utf-8")):
+        if name != "import":
+            assert unknown_in([name, *rest.split()]) is None, f"cascadexml {name}{rest}"
+
+
+def unknown_in(words: list[str]) -> str | None:
+    """The first word of a command line that names no command or option."""
+    command: click.Command = main
+    while isinstance(command, click.Group) and words and re.fullmatch(r"[a-z]+", words[0]):
+        if words[0] not in command.commands:
+            return words[0]
+        command, words = command.commands[words[0]], words[1:]
+    options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
+    return next((word for word in re.findall(r"(?<!\S)\[?(--[a-z-]+)", " ".join(words)) if word not in options), None)
+
+
 def test_the_table_of_stages_is_that_of_dvc() -> None:
     rows = re.findall(r"^\| (\w+) \| (.+) \| (.+) \| (.+) \|$", (REPO / "docs/pipeline.md").read_text(), flags=re.M)
     told = {name: [set(re.findall(r"`([^`]+)`", cell)) for cell in cells] for name, *cells in rows if name in STAGES}
@@ -117,3 +148,6 @@ def test_what_is_not_there_is_seen() -> None:
     assert not resolves("cascadexml.tree")
     assert resolves("cascadexml.labels.tree.LabelTree.leaf_order")
     assert not resolves("stages.cluster_labels")
+    assert unknown_in(["registry", "erase", "tib-subjects"]) == "erase"
+    assert unknown_in(["predict", "PATH", "[--top", "K]"]) == "--top"
+    assert unknown_in(["predict", "PATH", "[--top-k", "K]"]) is None

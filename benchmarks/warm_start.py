@@ -66,7 +66,7 @@ def main() -> None:
 @torch.no_grad()
 def remade(artifact: Path, corpus: Corpus, tokens: Path, count: int, settings: Settings) -> None:
     """Rows of `count` rare labels: as trained, made anew, made anew at full length, and none."""
-    trained = CascadeXML.load(open_artifact(artifact).model)
+    trained = CascadeXML.load(open_artifact(artifact).network)
     L = trained.tree.L
     train, test = (corpus.splits[name].Y[:, :L] for name in ("train", "test"))
     frequency = np.bincount(train.indices, minlength=L)

@@ -4,7 +4,7 @@ import json
 import logging
 
 import stages
-from cascadexml.artifact.base_model import open_base
+from cascadexml.artifact.predecessor import open_predecessor
 from cascadexml.bundle import beside
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
@@ -21,7 +21,7 @@ def main(settings: Settings) -> None:
     corpus = Corpus.load(stages.CORPUS, splits=["train"])
     train, L = corpus.splits["train"], corpus.vocabulary.L
     warm = settings.train.warm_start
-    base = LabelTree.load(open_base(stages.BASE, corpus.vocabulary).model / "tree") if warm else None
+    base = LabelTree.load(open_predecessor(stages.BASE, corpus.vocabulary).tree) if warm else None
     progress = console_progress()
     Z = label_features(train.texts, train.Y[:, :L], knobs, progress)
     if base is not None:

@@ -8,8 +8,7 @@ from cascadexml.data.tokens import TokenStore
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.reference import HELD_OUT, make_reference
 from cascadexml.progress import console_progress
-from cascadexml.rankers.base import load_ranker
-from cascadexml.rankers.cascade.network import FORMAT as MODEL_FORMAT
+from cascadexml.rankers.base import load_ranker, ranker_bundle
 from stages import CALIBRATION, CORPUS, MODEL, REFERENCE, TOKENS, run
 
 log = logging.getLogger(__name__)
@@ -17,17 +16,17 @@ log = logging.getLogger(__name__)
 
 def main(settings: Settings) -> None:
     """Write the reference that later batches are compared with."""
-    corpus = Corpus.load(CORPUS)
+    corpus, trained = Corpus.load(CORPUS), ranker_bundle(MODEL)
     splits = [name for name in HELD_OUT if len(corpus.splits.get(name, ()))]
     reference = make_reference(
         corpus,
-        load_ranker(MODEL, settings.train.device),
+        load_ranker(trained, settings.train.device),
         Calibration.load(CALIBRATION),
         tokens={name: TokenStore.open(TOKENS / name) for name in splits},
         metadata=settings.drift.metadata,
         records=settings.drift.reference_records,
         seed=settings.seed,
-        model_fingerprint=MODEL_FORMAT.read(MODEL / "network").fingerprint,
+        model_fingerprint=trained.fingerprint,
         progress=console_progress(),
     )
     reference.save(REFERENCE)

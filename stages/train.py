@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 from dvclive import Live
 
-from cascadexml.artifact.base_model import open_base
+from cascadexml.artifact.predecessor import open_predecessor
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
@@ -29,7 +29,7 @@ def main(settings: Settings) -> None:
         seed=settings.seed,
         propensity_a=settings.evaluate.propensity_a,
         propensity_b=settings.evaluate.propensity_b,
-        base=open_base(BASE, corpus.vocabulary).model if settings.train.warm_start else None,
+        base=open_predecessor(BASE, corpus.vocabulary).network.path if settings.train.warm_start else None,
     )
     leads = os.environ.get("RANK", "0") == "0"
     options = {"dvcyaml": None, "save_dvc_exp": False, "monitor_system": False}

@@ -29,8 +29,7 @@ $intended_use
 
 $limits
 
-- A text is cut to $max_length tokens.
-- Labels that had no training document are never suggested. On test they count against recall.
+$cut- Labels that had no training document are never suggested. On test they count against recall.
 - Probabilities are calibrated on documents like those of dev; on others they may be too high or too low.
 
 ## Data
@@ -81,9 +80,11 @@ def render(meta: Mapping[str, Any], metrics: EvaluationReport) -> str:
     package = {key: value for key, value in params.get("package", {}).items() if value}
     encoder, libraries = meta["encoder"], meta["libraries"]
     facts = {
-        "Encoder": f"{params.get('encoder', {}).get('name', 'unnamed')}: {encoder['model_type']}, "
+        "Ranker": meta["ranker"],
+        "Encoder": encoder
+        and f"{params.get('encoder', {}).get('name', 'unnamed')}: {encoder['model_type']}, "
         f"{encoder['num_hidden_layers']} layers of {encoder['hidden_size']}",
-        "Parameters": f"{meta['parameters']:,}",
+        "Parameters": meta["parameters"] and f"{meta['parameters']:,}",
         "Documents": ", ".join(f"{split} {N:,}" for split, N in meta["documents"].items()) or "unknown",
         "Data fingerprint": f"`{meta['data_fingerprint']}`",
         "Git revision": f"`{meta['git_revision']}`",
@@ -92,10 +93,10 @@ def render(meta: Mapping[str, Any], metrics: EvaluationReport) -> str:
     return CARD.substitute(
         name=meta["name"],
         labels=f"{meta['labels']:,}",
-        facts="\n".join(f"| {key} | {value} |" for key, value in facts.items()),
+        facts="\n".join(f"| {key} | {value} |" for key, value in facts.items() if value),
         intended_use=package.get("intended_use", "Not stated."),
         limits=package.get("limits", "Not stated."),
-        max_length=meta["max_length"],
+        cut=f"- A text is cut to {meta['max_length']} tokens.\n" if meta["max_length"] else "",
         data=package.get("data", "Not stated."),
         data_licence=package.get("data_licence", "not stated"),
         evaluation=_evaluation(metrics),

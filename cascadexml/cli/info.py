@@ -31,9 +31,11 @@ def info(path: str, as_json: bool) -> None:
     lines = {
         "name": meta["name"],
         "labels": f"{meta['labels']:,}",
-        "encoder": f"{meta['params'].get('encoder', {}).get('name')} ({encoder['model_type']}, "
+        "ranker": meta["ranker"],
+        "encoder": encoder
+        and f"{meta['params'].get('encoder', {}).get('name')} ({encoder['model_type']}, "
         f"{encoder['num_hidden_layers']} layers of {encoder['hidden_size']})",
-        "parameters": f"{meta['parameters']:,}",
+        "parameters": meta["parameters"] and f"{meta['parameters']:,}",
         "tokens a text": meta["max_length"],
         "threshold": f"{meta['threshold']:.4f}",
         "data": package.get("data") or "not stated",

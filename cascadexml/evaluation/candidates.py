@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from cascadexml.bundle import MANIFEST, beside, sha256_of
+from cascadexml.bundle import beside
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError, FormatError
 from cascadexml.evaluation.judge import judge, slices_of, translate
@@ -37,6 +37,11 @@ class Candidate(Protocol):
         ...
 
     @property
+    def fingerprint(self) -> str:
+        """SHA-256 of its manifest's bytes."""
+        ...
+
+    @property
     def meta(self) -> Mapping[str, Any]:
         """Its "name", its "labels" and, where that is known, its "data_fingerprint"."""
         ...
@@ -53,8 +58,7 @@ class Candidate(Protocol):
 def identity(candidate: Candidate) -> ModelIdentity:
     """Which model it is."""
     meta = candidate.meta
-    fingerprint = sha256_of(candidate.path / MANIFEST)
-    return ModelIdentity(meta["name"], fingerprint, meta.get("data_fingerprint"), meta["labels"])
+    return ModelIdentity(meta["name"], candidate.fingerprint, meta.get("data_fingerprint"), meta["labels"])
 
 
 def check_comparable(champion: Candidate, challenger: Candidate) -> None:

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 from scipy.sparse.linalg import norm
 
-from cascadexml.bundle import Format
+from cascadexml.bundle import Bundle, Format
 from cascadexml.errors import ConfigError, DataError, FormatError
 from cascadexml.progress import Progress, silent
 
@@ -68,13 +68,17 @@ class LabelTree:
             save_file(arrays, folder / "tree.safetensors")
 
     @classmethod
-    def load(cls, path: Path) -> "LabelTree":
+    def load(cls, place: Path | Bundle) -> "LabelTree":
         """Read what `save` wrote.
+
+        Args:
+            place: where it lies, or the bundle that has been verified.
 
         Raises:
             FormatError: the bundle is missing, truncated, tampered with, of another version, or holds no tree.
         """
-        bundle = FORMAT.read(path)
+        bundle = FORMAT.read(place)
+        path = bundle.path
         try:
             L, levels = int(bundle.meta["L"]), tuple(int(C) for C in bundle.meta["levels"])
             arrays = load_file(path / "tree.safetensors")

@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from cascadexml.artifact.artifact import Artifact
-from cascadexml.bundle import MANIFEST, sha256_of
 from cascadexml.config import DriftSettings
 from cascadexml.data.labelled import label_matrix
 from cascadexml.errors import DataError, FormatError
@@ -21,7 +20,6 @@ from cascadexml.monitoring.verdict import MonitoredModel, Verdict
 from cascadexml.progress import Progress, silent
 from cascadexml.quality.rules import COLUMNS
 from cascadexml.rankers.base import Documents
-from cascadexml.rankers.cascade.network import FORMAT as MODEL_FORMAT
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def compare_batch(
         outcome,
         reasons,
         batch.summary(),
-        MonitoredModel(artifact.meta["name"], sha256_of(artifact.path / MANIFEST)),
+        MonitoredModel(artifact.meta["name"], artifact.fingerprint),
         checks,
         quality,
         unseen_figures(_lists(batch.accepted), known_uses(batch.accepted, vocabulary)),
@@ -104,9 +102,9 @@ def _reference_of(artifact: Artifact, L: int) -> Reference:
         raise DataError(
             f"{artifact.path} carries no reference to compare with: pack it again after dvc repro reference."
         )
-    reference, model = Reference.load(artifact.reference), MODEL_FORMAT.read(artifact.model, digests=False)
-    if reference.meta["model"] not in (None, model.fingerprint) or reference.meta["labels"] != L:
-        raise FormatError(f"{artifact.reference} is the reference of another model: pack the artifact again.")
+    reference = Reference.load(artifact.reference)
+    if reference.meta["model"] not in (None, artifact.ranker_bundle().fingerprint) or reference.meta["labels"] != L:
+        raise FormatError(f"{artifact.reference.path} is the reference of another model: pack the artifact again.")
     return reference
 
 

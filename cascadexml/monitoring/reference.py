@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from scipy import sparse
 
 from cascadexml.artifact.artifact import REFERENCE_FORMAT
+from cascadexml.bundle import Bundle
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.sparse_files import checked_csr
 from cascadexml.data.tokens import Tokens
@@ -43,7 +44,8 @@ class Reference:
         profile: n held-out records of the training's years.
         words: (W,) uint64, sorted hashes of the words of train.
         Y_train: (N, L) CSR of ones.
-        meta: "records" held out, by split; "documents" and "labels" of train; "model", the fingerprint of the network.
+        meta: "records" held out, by split; "documents" and "labels" of train; "model", the fingerprint of the
+            ranker's bundle.
     """
 
     profile: Profile
@@ -62,13 +64,17 @@ class Reference:
             np.save(folder / "label_rows.npy", self.Y_train.indices.astype(np.int32), allow_pickle=False)
 
     @classmethod
-    def load(cls, path: Path) -> "Reference":
+    def load(cls, place: Path | Bundle) -> "Reference":
         """Read what `save` wrote. The held-out records' own labels stay behind: their statistics are in the table.
+
+        Args:
+            place: where it lies, or the bundle that has been verified.
 
         Raises:
             FormatError: the bundle is missing, truncated, changed or of another version, or its parts do not fit.
         """
-        found = REFERENCE_FORMAT.read(path)
+        found = REFERENCE_FORMAT.read(place)
+        path = found.path
         try:
             table = pq.read_table(path / "records.parquet")
             words, offsets, rows = (
@@ -109,7 +115,7 @@ def make_reference(
         metadata: columns to keep; those that the corpus lacks are passed over.
         records: at most so many held-out records, drawn at random; None for all.
         seed: of the draw.
-        model_fingerprint: of the model's bundle, kept in `meta`.
+        model_fingerprint: of the ranker's bundle, kept in `meta`.
         progress: called with (what, records done, n, {}).
 
     Raises:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, ClassVar, Protocol, Self, cast, runtime_checka
 import numpy as np
 import numpy.typing as npt
 
-from cascadexml.bundle import kind_of
+from cascadexml.bundle import Bundle, Format, kind_of
 from cascadexml.errors import FormatError
 from cascadexml.progress import Progress, silent
 from cascadexml.ranking import Ranking
@@ -32,6 +32,8 @@ KINDS = {
     "popularity": ("cascadexml.rankers.popularity", "Popularity"),
 }
 """Kind → module and class, imported when one is asked for: some need torch, some scikit-learn."""
+FORMATS = {kind: Format(PREFIX + kind, 1) for kind in KINDS}
+"""Kind → what its bundles on disk are; a kind whose bundle changes gets a version of its own."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,11 +96,11 @@ class Ranker(Protocol):
         ...
 
     @classmethod
-    def load(cls, folder: Path, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
+    def load(cls, place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
         """Read what `save` wrote.
 
         Args:
-            folder: where it lies.
+            place: where it lies, or the bundle that has been verified.
             device: where to compute, for rankers that use torch: as of `cascadexml.device.pick_device`.
             batch_size: documents ranked at once, for rankers whose memory depends on it.
 
@@ -132,11 +134,24 @@ def ranker_class(kind: str) -> type[Ranker]:
     return cast(type[Ranker], getattr(import_module(module), name))
 
 
-def load_ranker(folder: Path, device: str = "auto", batch_size: int = BATCH_SIZE) -> Ranker:
-    """Load the ranker of whatever kind lies in `folder`.
+def ranker_bundle(place: Path | Bundle) -> Bundle:
+    """The bundle, verified, of the ranker of whatever kind that lies at `place`.
+
+    Raises:
+        FormatError: what lies there is no ranker of a known kind, is damaged, or of another version.
+    """
+    kind, where = (place.kind, place.path) if isinstance(place, Bundle) else (kind_of(place), place)
+    known = FORMATS.get(kind.removeprefix(PREFIX)) if kind.startswith(PREFIX) else None
+    if known is None:
+        raise FormatError(f"{where} is a {kind!r}, expected a ranker ({', '.join(KINDS)}): check the path.")
+    return known.read(place)
+
+
+def load_ranker(place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Ranker:
+    """Load the ranker of whatever kind that lies at `place`.
 
     Args:
-        folder: where it lies.
+        place: where it lies, or the bundle that has been verified.
         device: as of `Ranker.load`.
         batch_size: as of `Ranker.load`.
 
@@ -144,7 +159,5 @@ def load_ranker(folder: Path, device: str = "auto", batch_size: int = BATCH_SIZE
         FormatError: as of `Ranker.load`, or what lies there is no ranker of a known kind.
         PredictionError: `device` is not there.
     """
-    found = kind_of(folder)
-    if found.removeprefix(PREFIX) not in KINDS or not found.startswith(PREFIX):
-        raise FormatError(f"{folder} is a {found!r}, expected a ranker ({', '.join(KINDS)}): check the path.")
-    return ranker_class(found.removeprefix(PREFIX)).load(folder, device, batch_size)
+    found = ranker_bundle(place)
+    return ranker_class(found.kind.removeprefix(PREFIX)).load(found, device, batch_size)

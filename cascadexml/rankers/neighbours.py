@@ -11,18 +11,18 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
-from cascadexml.bundle import Format
+from cascadexml.bundle import Bundle
 from cascadexml.data.sparse_files import checked_csr
 from cascadexml.errors import FormatError
 from cascadexml.labels.features import fit_tfidf, tfidf_of
 from cascadexml.progress import Progress, silent
-from cascadexml.rankers.base import BATCH_SIZE, PREFIX, Documents
+from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
 from cascadexml.ranking import NO_LABEL, Ranking
 
 if TYPE_CHECKING:
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-FORMAT = Format(PREFIX + "neighbours", 1)
+FORMAT = FORMATS["neighbours"]
 _CELLS_A_CHUNK = 1 << 25
 
 
@@ -125,13 +125,13 @@ class NearestNeighbours:
             save_file(arrays | {"idf": self.vectorizer.idf_}, new / "index.safetensors")
 
     @classmethod
-    def load(cls, folder: Path, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
+    def load(cls, place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
         """Read what `save` wrote; `device` and `batch_size` change nothing.
 
         Raises:
             FormatError: it is truncated, tampered with, of another kind or version, or its parts do not fit.
         """
-        found = FORMAT.read(folder)
+        found = FORMAT.read(place)
         try:
             N, L, neighbours, ngrams = (int(found.meta[key]) for key in ("documents", "L", "neighbours", "ngrams"))
             terms = json.loads((found.path / "terms.json").read_text(encoding="utf-8"))

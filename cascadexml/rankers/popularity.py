@@ -8,13 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
-from cascadexml.bundle import Format
+from cascadexml.bundle import Bundle
 from cascadexml.errors import FormatError
 from cascadexml.progress import Progress, silent
-from cascadexml.rankers.base import BATCH_SIZE, PREFIX, Documents
+from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
 from cascadexml.ranking import NO_LABEL, Ranking
 
-FORMAT = Format(PREFIX + "popularity", 1)
+FORMAT = FORMATS["popularity"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,13 +64,13 @@ class Popularity:
             np.save(new / "uses.npy", self.uses, allow_pickle=False)
 
     @classmethod
-    def load(cls, folder: Path, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
+    def load(cls, place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
         """Read what `save` wrote; `device` and `batch_size` change nothing.
 
         Raises:
             FormatError: it is truncated, tampered with, of another kind or version, or holds no counts.
         """
-        found = FORMAT.read(folder)
+        found = FORMAT.read(place)
         try:
             uses = np.load(found.path / "uses.npy", allow_pickle=False)
             documents = int(found.meta["documents"])

@@ -1,3 +1,4 @@
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
@@ -10,12 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascadexml import Predictor
-from cascadexml.artifact.artifact import Origin, open_artifact
+from cascadexml.artifact import Origin, open_artifact
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.evaluation.report import EvaluationReport
+from cascadexml.labels.tree import FORMAT as FORMAT_OF_TREES
+from cascadexml.rankers.base import Documents
+from cascadexml.rankers.popularity import Popularity
 from tests.support.tiny_artifacts import MAX_LENGTH, SETTINGS, pack_again, pack_tiny, tiny_metrics
 
 
@@ -38,7 +42,12 @@ def test_what_is_packed_reads_back(packed: Path, small_corpus: Corpus) -> None:
     assert found.vocabulary() == small_corpus.vocabulary
     assert found.calibration() == Calibration(0.3, 0.1, 0.25)
     assert found.metrics() == tiny_metrics()
-    assert found.max_length == MAX_LENGTH
+    assert (found.meta["ranker"], found.meta["rankers"], found.meta["max_length"]) == (
+        "cascade",
+        ["cascade"],
+        MAX_LENGTH,
+    )
+    assert found.fingerprint == hashlib.sha256((packed / "manifest.json").read_bytes()).hexdigest()
     dense = small_corpus.splits["train"].Y.toarray()
     assert found.label_counts().tolist() == dense.sum(axis=0).astype(int).tolist()
     assert found.size == sum(len(data) for name, data in contents(packed).items() if name != "manifest.json")
@@ -112,6 +121,14 @@ def newer(path: Path) -> None:
     edit(path, version=99)
 
 
+def older(path: Path) -> None:
+    """As packed before rankers had a folder each."""
+    (path / "rankers" / "cascade" / "network").rename(path / "model")
+    (path / "rankers" / "cascade" / "tokenizer").rename(path / "tokenizer")
+    shutil.rmtree(path / "rankers")
+    edit(path, version=1)
+
+
 def edit(path: Path, **changes: object) -> None:
     file = path / "manifest.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | changes))
@@ -128,18 +145,24 @@ def link(path: Path) -> None:
 
 
 def link_folder(path: Path) -> None:
-    (path / "tokenizer").rename(path.parent / "tokenizer")
-    (path / "tokenizer").symlink_to(path.parent / "tokenizer")
+    tokenizer = path / "rankers" / "cascade" / "tokenizer"
+    tokenizer.rename(path.parent / "tokenizer")
+    tokenizer.symlink_to(path.parent / "tokenizer")
 
 
 def stranger(path: Path) -> None:
-    (path / "tokenizer" / "tokenizer.py").write_text("raise SystemExit")
+    (path / "rankers" / "cascade" / "tokenizer" / "tokenizer.py").write_text("raise SystemExit")
 
 
 @pytest.mark.parametrize(
     ("spoil", "says"),
     [
-        (newer, "format version 99 of cascadexml.artifact, this library reads version 1: install a newer"),
+        (newer, "format version 99 of cascadexml.artifact, this library reads version 2: install a newer"),
+        (
+            older,
+            "format version 1 of cascadexml.artifact, this library reads version 2: it was written by an older "
+            "cascadexml; make it again",
+        ),
         (boast, "was changed after it was written"),
         (link, "metrics.json is listed in the manifest but is not a file"),
         (link_folder, "tokenizer is not in the manifest"),
@@ -164,21 +187,45 @@ def test_parts_that_do_not_belong_together_are_refused(packed: Path, small_corpu
         Predictor.load(tmp_path / "odd")
 
 
+def test_any_ranker_answers_and_others_may_lie_beside_it(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    train = small_corpus.splits["train"]
+    popular = Popularity.fit(train.Y[:, : small_corpus.vocabulary.L])
+    popular.save(tmp_path / "popular")
+    model = packed.parent / "model"
+    pack_again(tmp_path / "one", packed.parent, small_corpus, ranker=tmp_path / "popular", others=[model])
+    pack_again(tmp_path / "other", packed.parent, small_corpus, ranker=model, others=[tmp_path / "popular"])
+    one, other = open_artifact(tmp_path / "one"), open_artifact(tmp_path / "other")
+    assert one.meta["rankers"] == other.meta["rankers"] == ["cascade", "popularity"]
+    assert (one.meta["ranker"], other.meta["ranker"]) == ("popularity", "cascade")
+    expected = [small_corpus.vocabulary.ids[row] for row in popular.rank(Documents(["water"]), 3).labels[0]]
+    assert [p.id for p in Predictor.from_artifact(one).predict("water", top_k=3)] == expected
+    assert other.ranker("cpu").kind == "cascade"
+    assert (
+        one.tree.fingerprint == other.tree.fingerprint == FORMAT_OF_TREES.read(model / "network" / "tree").fingerprint
+    )
+    card = (tmp_path / "one" / "model_card.md").read_text(encoding="utf-8")
+    assert "cut to" not in card and "Encoder" not in card and "None" not in card
+    pack_again(tmp_path / "alone", packed.parent, small_corpus, ranker=tmp_path / "popular")
+    with pytest.raises(FormatError, match="holds the rankers popularity, expected 'cascade'"):
+        _ = open_artifact(tmp_path / "alone").tree
+
+
 def test_packing_checks_its_inputs_and_leaves_nothing(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
     path = tmp_path / "never"
     with pytest.raises(DataError, match="label_counts has shape"):
         pack_again(path, packed.parent, small_corpus, label_counts=np.ones(3, np.int64))
-    with pytest.raises(FormatError, match=r"expected a 'cascadexml\.model'"):
-        pack_again(path, packed.parent, small_corpus, model=packed)
+    with pytest.raises(FormatError, match=r"is a 'cascadexml\.artifact', expected a ranker"):
+        pack_again(path, packed.parent, small_corpus, ranker=packed)
     with pytest.raises(FormatError, match="holds no manifest"):
-        pack_again(path, packed.parent, small_corpus, model=tmp_path / "nowhere")
+        pack_again(path, packed.parent, small_corpus, ranker=tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"is a second cascadexml\.ranker\.cascade"):
+        pack_again(path, packed.parent, small_corpus, others=[packed.parent / "model"])
     assert not list(tmp_path.iterdir())
 
 
 def test_read_only_sources_can_be_packed_and_replaced(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
     # DVC protects what lies in its cache, and so its copies, by file mode.
     folder = tmp_path / "source"
-    shutil.copytree(packed.parent / "encoder", folder / "encoder")
     shutil.copytree(packed.parent / "model", folder / "model")
     for file in (f for f in folder.rglob("*") if f.is_file()):
         file.chmod(0o444)

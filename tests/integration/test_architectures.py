@@ -24,7 +24,7 @@ def test_trains_packs_and_predicts_what_it_was_shown(
     prepare(tmp_path, small_corpus, architecture)
     knobs = {"epochs": 20, "dropout": [0.0] * 3, "encoder_dropout": 0.0, "select": "P@1", "pooling": pooling}
     result = train(tmp_path, tmp_path / "model", dev="train", **knobs)
-    pack_again(tmp_path / "artifact", tmp_path, small_corpus, max_length=32, model=tmp_path / "model" / "network")
+    pack_again(tmp_path / "artifact", tmp_path, small_corpus)
     shown = small_corpus.splits["train"]
     predictions = Predictor.load(tmp_path / "artifact", device="cpu").predict(shown.texts, top_k=1)
     hits = [shown.Y[n, small_corpus.vocabulary.row(found[0].id)] > 0 for n, found in enumerate(predictions) if found]

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from cascadexml.artifact.artifact import Origin
+from cascadexml.artifact import Origin
 from cascadexml.bundle import sha256_of
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.vocabulary import Vocabulary
@@ -58,14 +58,13 @@ def models(tmp_path_factory: pytest.TempPathFactory, sample_dir: Path) -> Models
         (folder / name).mkdir()
         train(folder, folder / name / "model", epochs=epochs, head_init=start, warmup_epochs=0.1)
         shutil.copytree(folder / "encoder", folder / name / "encoder")
-        pack_again(folder / name / "artifact", folder / name, corpus, model=folder / name / "model" / "network")
+        pack_again(folder / name / "artifact", folder / name, corpus)
     # Half of its labels carry ids that the corpus does not have.
     renamed = tuple(f"old:{i}" if row % 2 else i for row, i in enumerate(corpus.vocabulary.ids))
     pack_again(
         folder / "foreign" / "artifact",
         folder / "good",
         corpus,
-        model=folder / "good" / "model" / "network",
         vocabulary=Vocabulary(renamed, corpus.vocabulary.names, corpus.vocabulary.L),
         origin=Origin(name="foreign", data_fingerprint="f" * 64),
     )
@@ -158,7 +157,7 @@ def test_without_a_champion_the_challenger_is_promoted(project: Path):
 def test_a_damaged_champion_is_one_line_and_leaves_nothing(project: Path, models: Models, tmp_path: Path):
     damaged = tmp_path / "damaged"
     shutil.copytree(models.poor, damaged)
-    with (damaged / "model" / "model.safetensors").open("r+b") as weights:
+    with (damaged / "rankers" / "cascade" / "network" / "model.safetensors").open("r+b") as weights:
         weights.seek(-1, 2)
         last = weights.read(1)
         weights.seek(-1, 2)

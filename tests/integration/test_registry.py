@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -37,6 +38,7 @@ from cascadexml.errors import (
 from cascadexml.registry import Registry
 from cascadexml.storage.multipart import PART
 from tests.support.command_line import cascadexml
+from tests.support.hashing import hashed
 from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_metrics
 
 pytestmark = pytest.mark.integration
@@ -343,7 +345,7 @@ def test_what_is_not_what_the_manifest_says_is_not_pulled(registry, store, three
     if damage == "gone":
         store.delete(key)
     elif damage == "stranger":
-        store.put(f"models/tiny/versions/{three[0]}/tokenizer/code.py", b"boom")
+        store.put(f"models/tiny/versions/{three[0]}/rankers/cascade/tokenizer/code.py", b"boom")
     else:
         store.put(key, b"x" * (size + (damage == "size")))
     with pytest.raises(FormatError, match=r"s3://.*(vocabulary\.json|code\.py)"):
@@ -477,6 +479,32 @@ def test_a_predictor_and_the_commands_take_a_uri(registry, folder, three, tmp_pa
     assert failed.stderr.count("\n") == 1
 
 
+def test_a_model_is_hashed_once_when_it_is_fetched_and_once_when_it_is_loaded_again(registry, folder, three, tmp_path):
+    registry.promote("tiny", three[2], reason="first")
+    version = registry.resolve("tiny")
+    fetched, kept = (tmp_path / "cache" / where / version.fingerprint for where in ("partial", "artifacts"))
+    for place in (fetched, kept):
+        with hashed() as seen:
+            Predictor.load(f"{registry.uri}/tiny", device="cpu")
+        # The manifest is hashed besides, to compare and to name it; so it is in memory, as it comes from the store.
+        del seen.files[str(kept / "manifest.json")]
+        assert seen.files == Counter(str(place / name) for name in version.files)
+        assert seen.in_memory <= 2 * (kept / "manifest.json").stat().st_size
+
+
+def test_one_model_has_one_fingerprint(registry, folder, three):
+    registry.promote("tiny", three[0], reason="first")
+    told = []
+    for command in (
+        ["info", str(folder / "a")],
+        ["info", f"{registry.uri}/tiny@{three[0]}"],
+        ["registry", "show", "tiny", "--registry", registry.uri],
+    ):
+        told.append(json.loads(cascadexml(*command, "--json").stdout)["fingerprint"])
+    assert told == [hashlib.sha256((folder / "a" / "manifest.json").read_bytes()).hexdigest()] * 3
+    assert three[0] == f"v-{told[0][:12]}"
+
+
 def test_diff_tells_labels_figures_and_params(registry, small_corpus, three):
     found = registry.diff("tiny", three[0], three[1])
     assert found["metrics"] == {"P@1": [0.4321, 0.5]}
@@ -490,7 +518,7 @@ def test_diff_tells_labels_that_came_and_went(registry, folder, small_corpus, tm
     vocabulary = small_corpus.vocabulary
     ids = ("new:1", *vocabulary.ids[1:])
     other = Vocabulary(ids, vocabulary.names, vocabulary.L)
-    pack_again(tmp_path / "other", folder, small_corpus, vocabulary=other, max_length=25)
+    pack_again(tmp_path / "other", folder, small_corpus, vocabulary=other)
     one, two = registry.publish(folder / "a"), registry.publish(tmp_path / "other")
     registry.promote("tiny", one.version, reason="first")
     labels = registry.diff("tiny", "champion", two.version)["labels"]

@@ -36,7 +36,9 @@ def flip(content: bytes) -> bytes:
 FILE_DAMAGE: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
     "truncated": lambda files: {"calibration.json": files["calibration.json"][:-1]},
     "emptied": lambda files: {"calibration.json": b""},
-    "flipped": lambda files: {"model/model.safetensors": flip(files["model/model.safetensors"])},
+    "flipped": lambda files: {
+        "rankers/cascade/network/model.safetensors": flip(files["rankers/cascade/network/model.safetensors"])
+    },
     "longer": lambda files: {"vocabulary.json": files["vocabulary.json"] + b" "},
     "swapped": lambda files: {
         "metrics.json": files["calibration.json"],
@@ -45,7 +47,7 @@ FILE_DAMAGE: dict[str, Callable[[dict[str, bytes]], dict[str, bytes]]] = {
     "of another version": lambda files: {
         "calibration.json": files["calibration.json"].replace(b"0.3", b"0.4"),
     },
-    "a stranger": lambda files: {"model/extra.json": b"{}"},
+    "a stranger": lambda files: {"rankers/cascade/network/extra.json": b"{}"},
 }
 
 
@@ -76,9 +78,9 @@ def test_a_damaged_file_in_the_store_is_refused_by_name(site, name, artifacts, d
 def test_a_file_that_is_gone_is_refused_by_name(site, name, artifacts):
     registry = site.connect()
     version = registry.publish(artifacts[0], name).version
-    key = f"models/{name}/versions/{version}/model/encoder.json"
+    key = f"models/{name}/versions/{version}/rankers/cascade/network/encoder.json"
     site.client.delete_object(Bucket=site.bucket, Key=key)
-    with pytest.raises(CascadeXMLError, match=r"model/encoder\.json"):
+    with pytest.raises(CascadeXMLError, match=r"network/encoder\.json"):
         registry.pull(name, version)
     assert_cached(site, [])
 

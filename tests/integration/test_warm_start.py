@@ -110,7 +110,7 @@ def test_a_later_batch_and_a_warm_start_give_a_model_that_knows_both(project: Pr
     old, new = before.vocabulary(), after.vocabulary()
     assert new.ids[: old.L] == old.ids[: old.L]
     assert new.L > old.L + 100
-    base, tree = LabelTree.load(before.model / "tree"), LabelTree.load(after.model / "tree")
+    base, tree = LabelTree.load(before.tree), LabelTree.load(after.tree)
     for level in range(len(base.levels)):
         assert (tree.cluster_of(level)[: old.L] == base.cluster_of(level)).all()
 

@@ -17,12 +17,10 @@ from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.drift import compare
 from cascadexml.monitoring.profile import rank_for_profile
 from cascadexml.monitoring.reference import Reference, make_reference
-from cascadexml.rankers.base import Documents
-from cascadexml.rankers.cascade.encoder import load_tokenizer
-from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.base import Documents, load_ranker
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.popularity import Popularity
-from tests.support.tiny_artifacts import MAX_LENGTH, pack_again, pack_tiny, tiny_reference
+from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_reference
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +33,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> Path
 
 
 def ranker_in(tiny: Path) -> CascadeRanker:
-    return CascadeRanker(CascadeXML.load(tiny / "model"), load_tokenizer(str(tiny / "encoder")), MAX_LENGTH)
+    return load_ranker(tiny / "model", "cpu")
 
 
 def test_a_ranker_without_vectors_leaves_them_out(tiny: Path, small_corpus: Corpus, tmp_path: Path) -> None:
@@ -158,6 +156,6 @@ def test_an_artifact_carries_it_or_goes_without(tiny: Path, small_corpus: Corpus
     carried = open_artifact(tmp_path / "artifact").reference
     assert carried is not None
     assert Reference.load(carried).profile.table.equals(Reference.load(tiny / "reference").profile.table)
-    with pytest.raises(FormatError, match=r"cascadexml\.model.*expected a 'cascadexml\.reference'"):
+    with pytest.raises(FormatError, match=r"cascadexml\.ranker\.cascade.*expected a 'cascadexml\.reference'"):
         pack_again(tmp_path / "other", tiny, small_corpus, reference=tiny / "model")
     assert not (tmp_path / "other").exists()

@@ -47,7 +47,7 @@ def texts(small_corpus: Corpus) -> list[str]:
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory, artifact: Path, texts: list[str]) -> TokenStore:
     path = tmp_path_factory.mktemp("tokens") / "test"
-    tokenizer = load_tokenizer(str(open_artifact(artifact).tokenizer))
+    tokenizer = load_tokenizer(str(artifact / "rankers" / "cascade" / "tokenizer"))
     return TokenStore.build(path, texts, tokenizer, MAX_LENGTH, processes=1)
 
 
@@ -63,8 +63,8 @@ def one_thread() -> Iterator[None]:
 def by_hand(artifact: Path, text: str, top_k: int) -> list[Prediction]:
     """Each part called by itself, the calibration's formula in plain Python."""
     parts = open_artifact(artifact)
-    model, vocabulary, calibration = CascadeXML.load(parts.model), parts.vocabulary(), parts.calibration()
-    tokenizer = AutoTokenizer.from_pretrained(parts.tokenizer)
+    model, vocabulary, calibration = CascadeXML.load(parts.network.path), parts.vocabulary(), parts.calibration()
+    tokenizer = AutoTokenizer.from_pretrained(artifact / "rankers" / "cascade" / "tokenizer")
     ids = torch.tensor([tokenizer(text, truncation=True, max_length=MAX_LENGTH)["input_ids"]])
     rows, scores = model.rank(ids, torch.ones_like(ids), top_k)
     found = []
@@ -208,8 +208,8 @@ def test_devices(artifact: Path, caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_other_places_are_refused_by_name(artifact: Path, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"is a 'cascadexml\.model', expected a 'cascadexml\.artifact'"):
-        Predictor.load(artifact / "model")
+    with pytest.raises(FormatError, match=r"is a 'cascadexml\.ranker\.cascade', expected a 'cascadexml\.artifact'"):
+        Predictor.load(artifact / "rankers" / "cascade")
     with pytest.raises(FormatError, match="holds no manifest"):
         Predictor.load(tmp_path)
     with pytest.raises(DataError, match="http://host/model is no place for artifacts"):

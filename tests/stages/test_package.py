@@ -1,5 +1,5 @@
 import json
-import subprocess
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cascadexml import Predictor
-from cascadexml.artifact.artifact import open_artifact
+from cascadexml.artifact import open_artifact
 from cascadexml.config import EncoderSettings, PackageSettings, Settings, TokenizeSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
@@ -48,7 +48,10 @@ def test_the_artifact_holds_what_the_stages_before_made(settings: Settings, smal
     assert found.vocabulary() == small_corpus.vocabulary
     assert found.calibration() == Calibration(0.8, -0.2, 0.3)
     assert found.metrics() == tiny_metrics()
-    assert found.max_length == 20
+    assert (found.meta["ranker"], found.meta["rankers"], found.meta["max_length"]) == ("cascade", ["cascade"], 20)
+    packed, trained = ARTIFACT / "rankers" / "cascade", sorted(f for f in MODEL.rglob("*") if f.is_file())
+    assert [(packed / f.relative_to(MODEL)).read_bytes() for f in trained] == [f.read_bytes() for f in trained]
+    assert len(trained) == sum(f.is_file() for f in packed.rglob("*"))
     uses = np.asarray(small_corpus.splits["train"].Y.sum(axis=0)).ravel()
     assert found.label_counts().tolist() == uses.tolist()
     assert found.meta["name"] == "a model"
@@ -60,6 +63,25 @@ def test_the_artifact_holds_what_the_stages_before_made(settings: Settings, smal
     assert found.reference is not None
     assert Reference.load(found.reference).meta == Reference.load(REFERENCE).meta
     assert len(Predictor.load(ARTIFACT, device="cpu").predict("water", top_k=2)) == 2
+
+
+def test_what_was_trained_is_packed_whatever_has_become_of_its_encoder(settings: Settings) -> None:
+    shutil.rmtree("encoder")
+    package.main(settings)
+    assert len(Predictor.load(ARTIFACT, device="cpu").predict("water", top_k=2)) == 2
+
+
+def test_what_dvc_locked_of_the_stages_before_is_told_and_nothing_else(settings: Settings) -> None:
+    def told(train: str, packed: str) -> object:
+        stages = {"train": {"outs": [{"md5": train}]}, "package": {"outs": [{"md5": packed}]}}
+        Path("dvc.lock").write_text(json.dumps({"schema": "2.0", "stages": stages}))
+        package.main(settings)
+        return open_artifact(ARTIFACT).meta["dvc_lock"]
+
+    assert told("1", "1") == told("1", "2") != told("2", "1")
+    Path("dvc.lock").write_text("")
+    package.main(settings)
+    assert open_artifact(ARTIFACT).meta["dvc_lock"] is None
 
 
 def test_running_twice_gives_the_same_artifact(settings: Settings) -> None:
@@ -78,41 +100,3 @@ def test_what_is_missing_is_named(settings: Settings) -> None:
     with pytest.raises(FormatError, match=r"model\.safetensors"):
         package.main(settings)
     assert not ARTIFACT.exists()
-
-
-def test_the_git_revision_is_the_commit_and_says_when_code_differs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=Test", "-c", "user.email=test@example.org"]
-        return subprocess.run(["git", *identity, *arguments], check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init", "-q")
-    for name in ("code.py", "dvc.lock", "data/report.json"):
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text("one")
-    git("add", ".")
-    git("commit", "-q", "-m", "One")
-    commit = git("rev-parse", "HEAD")
-    (tmp_path / "dvc.lock").write_text("two")
-    (tmp_path / "data" / "report.json").write_text("two")
-    (tmp_path / "untracked.txt").write_text("two")
-    assert package.git_revision() == commit
-    (tmp_path / "code.py").write_text("two")
-    assert package.git_revision() == f"{commit}-dirty"
-
-
-def test_the_lock_digest_covers_the_stages_before_this_one(tmp_path: Path) -> None:
-    lock = tmp_path / "dvc.lock"
-    assert package.lock_digest(lock) is None
-
-    def digest(train: str, packed: str) -> str | None:
-        stages = {"train": {"cmd": "t", "outs": [{"md5": train}]}, "package": {"cmd": "p", "outs": [{"md5": packed}]}}
-        lock.write_text(json.dumps({"schema": "2.0", "stages": stages}))
-        return package.lock_digest(lock)
-
-    assert digest("1", "1") == digest("1", "2") != digest("2", "1")
-    lock.write_text("schema: '2.0'\n")
-    assert package.lock_digest(lock) is None

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from cascadexml.artifact.artifact import Origin, pack
+from cascadexml.artifact import Origin, pack
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
@@ -16,8 +16,8 @@ from cascadexml.evaluation.report import EvaluationReport
 from cascadexml.labels.tree import build_tree
 from cascadexml.metrics import BinReport, Report
 from cascadexml.monitoring.reference import make_reference
+from cascadexml.rankers.base import load_ranker, ranker_bundle
 from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
-from cascadexml.rankers.cascade.network import FORMAT as MODEL_FORMAT
 from cascadexml.rankers.cascade.network import CascadeXML, ModelConfig
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from tests.support.tiny_encoders import make_tiny_encoder
@@ -49,9 +49,9 @@ def tiny_metrics() -> EvaluationReport:
 
 
 def pack_tiny(folder: Path, corpus: Corpus, architecture: str = "bert") -> Path:
-    """Write an encoder, a model bundle and an artifact under `folder`; give the artifact's path."""
+    """Write an encoder, a ranker and an artifact under `folder`; give the artifact's path."""
     encoder = make_tiny_encoder(architecture, folder / "encoder", layers=2)
-    tiny_model(corpus, encoder).save(folder / "model")
+    CascadeRanker(tiny_model(corpus, encoder), load_tokenizer(str(encoder)), MAX_LENGTH).save(folder / "model")
     pack_again(folder / "artifact", folder, corpus)
     return folder / "artifact"
 
@@ -59,9 +59,7 @@ def pack_tiny(folder: Path, corpus: Corpus, architecture: str = "bert") -> Path:
 def pack_again(path: Path, folder: Path, corpus: Corpus, **changes: Any) -> None:
     """Pack to `path` what `pack_tiny` packed under `folder`, with some arguments of `pack` changed."""
     arguments = {
-        "model": folder / "model",
-        "tokenizer": load_tokenizer(str(folder / "encoder")),
-        "max_length": MAX_LENGTH,
+        "ranker": folder / "model",
         "vocabulary": corpus.vocabulary,
         "label_counts": np.bincount(corpus.splits["train"].Y.indices, minlength=len(corpus.vocabulary)),
         "calibration": Calibration(0.3, 0.1, 0.25),
@@ -87,11 +85,11 @@ def tiny_reference(folder: Path, corpus: Corpus) -> Path:
     }
     reference = make_reference(
         corpus,
-        CascadeRanker(CascadeXML.load(folder / "model"), tokenizer, MAX_LENGTH),
+        load_ranker(folder / "model", "cpu"),
         Calibration(0.3, 0.1, 0.25),
         tokens=tokens,
         metadata=["type"],
-        model_fingerprint=MODEL_FORMAT.read(folder / "model").fingerprint,
+        model_fingerprint=ranker_bundle(folder / "model").fingerprint,
     )
     reference.save(folder / "reference")
     return folder / "reference"

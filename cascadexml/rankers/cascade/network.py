@@ -20,9 +20,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 
-from cascadexml.bundle import Format
+from cascadexml.bundle import Bundle, Format
 from cascadexml.config import TrainSettings
 from cascadexml.errors import ConfigError, EncoderError, FormatError
+from cascadexml.labels.tree import FORMAT as TREE_FORMAT
 from cascadexml.labels.tree import LabelTree
 from cascadexml.rankers.cascade.encoder import transformer_from_config
 from cascadexml.rankers.cascade.heads import Head, make_head, pick_shortlist
@@ -283,14 +284,19 @@ class CascadeXML(nn.Module):
             save_file(weights, folder / "model.safetensors")
 
     @classmethod
-    def load(cls, path: Path, device: str = "cpu") -> "CascadeXML":
+    def load(cls, place: Path | Bundle, device: str = "cpu") -> "CascadeXML":
         """Read what `save` wrote, ready for `rank`.
+
+        Args:
+            place: where it lies, or the bundle that has been verified.
+            device: as of torch.
 
         Raises:
             FormatError: the folder is truncated, tampered with, of another kind or version, its parts do not fit each
                 other, or a weight is NaN or infinite.
         """
-        FORMAT.read(path)
+        found = FORMAT.read(place)
+        path = found.path
         file = path / "model.safetensors"
         try:
             fields: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
@@ -298,7 +304,7 @@ class CascadeXML(nn.Module):
                 fields[name] = tuple(tuple(v) if isinstance(v, list) else v for v in fields[name])
             config = ModelConfig(**fields)
             encoder = transformer_from_config(read_encoder_config(path / "encoder.json"))
-            model = cls(encoder, LabelTree.load(path / "tree"), config)
+            model = cls(encoder, LabelTree.load(found.part("tree", TREE_FORMAT)), config)
             weights = load_file(file)
             model.load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

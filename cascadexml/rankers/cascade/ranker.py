@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 import numpy.typing as npt
 
-from cascadexml.bundle import Format
+from cascadexml.bundle import Bundle
 from cascadexml.data.tokens import Tokens, tokenize
 from cascadexml.device import pick_device
 from cascadexml.errors import FormatError
 from cascadexml.progress import Progress, silent
-from cascadexml.rankers.base import BATCH_SIZE, PREFIX, Documents
+from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer, save_tokenizer
 from cascadexml.rankers.cascade.inference import rank_tokens, rank_tokens_with_vectors
+from cascadexml.rankers.cascade.network import FORMAT as NETWORK_FORMAT
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.ranking import Ranking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FORMAT = Format(PREFIX + "cascade", 1)
+FORMAT = FORMATS["cascade"]
 
 
 @dataclass(eq=False)
@@ -80,11 +81,11 @@ class CascadeRanker:
             save_tokenizer(self.tokenizer, new / "tokenizer", new / "network" / "encoder.json")
 
     @classmethod
-    def load(cls, folder: Path, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
+    def load(cls, place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
         """Read what `save` wrote.
 
         Args:
-            folder: where it lies, or the bundle that has been verified.
+            place: where it lies, or the bundle that has been verified.
             device: "cpu", "cuda", "cuda:1", "mps", or "auto": the best one there is, which is logged.
             batch_size: documents scored at once.
 
@@ -93,10 +94,10 @@ class CascadeRanker:
             PredictionError: `device` is not there.
         """
         chosen = pick_device(device)
-        found = FORMAT.read(folder)
+        found = FORMAT.read(place)
         try:
             max_length = int(found.meta["max_length"])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{found.path} does not say how long a text may be ({error!r}): make it again.") from None
-        network = CascadeXML.load(found.path / "network", str(chosen))
+        network = CascadeXML.load(found.part("network", NETWORK_FORMAT), str(chosen))
         return cls(network, load_tokenizer(str(found.path / "tokenizer")), max_length, batch_size)

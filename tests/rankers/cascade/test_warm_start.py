@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from scipy import sparse
 
 import stages
-from cascadexml.artifact.artifact import open_artifact
-from cascadexml.artifact.base_model import open_base
+from cascadexml.artifact import open_artifact
+from cascadexml.artifact.predecessor import open_predecessor
 from cascadexml.config import ClusterSettings, EvaluateSettings, Settings, TrainSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
@@ -294,13 +294,13 @@ def artifact(tmp_path_factory: pytest.TempPathFactory, runs: Runs) -> Path:
 
 
 def test_the_base_must_be_there_and_hold_the_first_labels_of_the_corpus(runs: Runs, artifact: Path) -> None:
-    assert open_base(artifact, runs.after.vocabulary).fingerprint == open_artifact(artifact).fingerprint
+    assert open_predecessor(artifact, runs.after.vocabulary).fingerprint == open_artifact(artifact).fingerprint
     with pytest.raises(ConfigError, match=r"^train\.warm_start is true and nowhere does not exist: .* to false\.$"):
-        open_base(Path("nowhere"), runs.after.vocabulary)
+        open_predecessor(Path("nowhere"), runs.after.vocabulary)
     ids = runs.after.vocabulary.ids
     moved = replace(runs.after.vocabulary, ids=(ids[1], ids[0], *ids[2:]))
     with pytest.raises(DataError, match=r"labels are not those of .*: run dvc repro"):
-        open_base(artifact, moved)
+        open_predecessor(artifact, moved)
 
 
 def test_the_cluster_stage_extends_the_tree_of_the_base(
@@ -313,7 +313,7 @@ def test_the_cluster_stage_extends_the_tree_of_the_base(
         cluster.main(warm)
     shutil.copytree(artifact, stages.BASE)
     cluster.main(warm)
-    tree, base = LabelTree.load(stages.TREE), LabelTree.load(artifact / "model" / "tree")
+    tree, base = LabelTree.load(stages.TREE), LabelTree.load(artifact / "rankers" / "cascade" / "network" / "tree")
     assert (tree.L, tree.levels) == (runs.after.vocabulary.L, base.levels)
     assert np.array_equal(tree.cluster_of(0)[: base.L], base.cluster_of(0))
     # Settings of a cold start alone do not touch a tree that is there, levels that differ from its own are refused.

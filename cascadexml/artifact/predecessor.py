@@ -1,4 +1,4 @@
-"""The base artifact: the trained model that a warm start follows, held to the labels of the run."""
+"""The predecessor: the trained model that a warm start follows, held to the labels of the run."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError
 
 
-def open_base(path: Path, vocabulary: Vocabulary) -> Artifact:
+def open_predecessor(path: Path, vocabulary: Vocabulary) -> Artifact:
     """Open the artifact that a warm start begins with, and check that its labels are the first rows of `vocabulary`.
 
     Raises:

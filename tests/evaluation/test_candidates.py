@@ -9,7 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from cascadexml.artifact.artifact import Artifact, Origin, open_artifact
+from cascadexml.artifact import Artifact, Origin, open_artifact
 from cascadexml.bundle import sha256_of
 from cascadexml.config import EvaluateSettings, JudgeSettings, Settings, TrainSettings
 from cascadexml.data.corpus import Corpus

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from prefect.logging import disable_run_logger
 
-from cascadexml.artifact.artifact import Origin, open_artifact
+from cascadexml.artifact import Origin, open_artifact
 from cascadexml.bundle import sha256_of
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.vocabulary import Vocabulary

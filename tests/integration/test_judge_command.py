@@ -176,7 +176,6 @@ def test_a_champion_of_other_data_is_one_line_and_leaves_nothing(project: Path, 
         tmp_path / "other",
         models.good.parent,
         models.corpus,
-        model=models.good.parent / "model" / "network",
         vocabulary=Vocabulary(tuple(f"x:{i}" for i in vocabulary.ids), vocabulary.names, vocabulary.L),
         origin=Origin(name="other", data_fingerprint="f" * 64),
     )

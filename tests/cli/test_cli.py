@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cascadexml import Predictor
-from cascadexml.artifact.artifact import Origin, open_artifact
+from cascadexml.artifact import Origin, open_artifact
 from cascadexml.cli import main
 from cascadexml.data.corpus import Corpus
 from tests.conftest import sample_records

@@ -11,7 +11,7 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export SOURCE PRESET
 
-.PHONY: help setup up down env run test lint unit integration lock clean
+.PHONY: help setup up down env run test lint unit integration soak mutants lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,8 @@ help:
 	@echo 'make env      print what your shell needs to reach them: eval "$$(make -s env)"'
 	@echo 'make test     set up if needed, then lint, types, unit and integration tests'
 	@echo 'make lint     the formatter, the linter and the type checker only; likewise make unit, make integration'
+	@echo 'make soak     the long forms of tests that kill and race; SOAK_ROUNDS=N (docs/testing.md)'
+	@echo 'make mutants  break the code on purpose in many places, one at a time, and see that the tests notice (docs/testing.md)'
 	@echo 'make setup    only make .venv from requirements.lock'
 	@echo 'make lock     write requirements.lock anew from pyproject.toml'
 	@echo 'make clean    remove what the pipeline and the tools wrote; .venv and the DVC cache stay'
@@ -72,10 +74,16 @@ lint: setup
 	.venv/bin/mypy
 
 unit: setup
-	.venv/bin/pytest -n 2 -m 'not integration'
+	.venv/bin/pytest -n 2 -m 'not integration' --dist loadfile
 
 integration: setup
-	.venv/bin/pytest -m integration
+	.venv/bin/pytest -m integration -n 2 --dist loadgroup --no-loadscope-reorder
+
+soak: setup
+	.venv/bin/pytest -m soak -n 2 --dist loadgroup --no-loadscope-reorder
+
+mutants: setup
+	.venv/bin/python tools/mutants.py
 
 lock: setup
 	tools/lock.sh

@@ -145,7 +145,8 @@ def test_a_publication_goes_on_where_it_stopped(registry, store, folder):
     """Files of an earlier attempt are kept; damaged or truncated ones are brought again."""
     key = f"models/tiny/versions/{registry.publish(folder / 'c').version}/"
     store.delete(f"{key}manifest.json")
-    store.put(f"{key}calibration.json", b"x" * (folder / "c" / "calibration.json").stat().st_size)
+    for damaged in ("calibration.json", "model_card.md"):
+        store.put(f"{key}{damaged}", b"x" * (folder / "c" / damaged).stat().st_size)
     store.put(f"{key}label_counts.npy", b"short")
     store.delete(f"{key}vocabulary.json")
     before = store.head(f"{key}ballast.bin")["LastModified"]
@@ -158,6 +159,15 @@ def test_a_publication_goes_on_where_it_stopped(registry, store, folder):
     store.delete(f"{key}vocabulary.json")
     assert registry.publish(folder / "c") == version
     assert store.files(key) == files_of(folder / "c")
+
+
+def test_another_manifest_in_a_versions_place_is_not_taken_for_it(registry, store, folder):
+    version = registry.publish(folder / "a").version
+    other = store.get(f"models/tiny/versions/{registry.publish(folder / 'b').version}/manifest.json")
+    store.put(f"models/tiny/versions/{version}/manifest.json", other)
+    with pytest.raises(ConflictError, match=f"{version}/ holds another manifest"):
+        registry.publish(folder / "a")
+    assert store.get(f"models/tiny/versions/{version}/manifest.json") == other
 
 
 def test_what_is_no_artifact_is_not_published(registry, store, folder, tmp_path):
@@ -250,6 +260,15 @@ def test_moves_that_are_refused(registry, store, three):
     with pytest.raises(FormatError, match=r"vocabulary\.json is in the manifest but not in the store"):
         registry.promote("tiny", b, reason="x")
     assert registry.resolve("tiny").version == a
+
+
+def test_a_roll_back_goes_only_to_a_whole_version(registry, store, three):
+    for version in three[:2]:
+        registry.promote("tiny", version, reason="better")
+    store.delete(f"models/tiny/versions/{three[0]}/vocabulary.json")
+    with pytest.raises(FormatError, match=r"vocabulary\.json is in the manifest but not in the store"):
+        registry.roll_back("tiny", reason="worse")
+    assert [move.target for move in registry.history("tiny")] == three[:2]
 
 
 def test_sixteen_who_promote_at_once_lose_no_move(bucket, registry, three):

@@ -1,0 +1,774 @@
+"""Break the code on purpose, one place at a time, and see that the tests notice: `make mutants`.
+
+Each mutant stands where a mistake would lose data or promote a wrong model. It is set into a copy of the working tree,
+the tests that are named with it run there, and at least one of them must fail. A mutant that survives means that a test
+is missing. One whose old text no longer stands exactly once in its file is to be brought up to date.
+
+    python tools/mutants.py [--only WORD] [--jobs N] [--list]
+"""
+
+import argparse
+import multiprocessing
+import os
+import queue
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+REPO = Path(__file__).resolve().parents[1]
+PASSED, FAILED = 0, 1
+"""Exit codes of pytest: all tests passed; a test ran and failed. All others mean that they did not run."""
+LIMIT_SECONDS = 900
+PROCESSES = multiprocessing.get_context("forkserver")
+HEAVY = ("boto3", "hypothesis.strategies", "pyarrow.parquet", "pytest", "scipy.sparse", "torch", "transformers")
+"""Not the project's own: imported once, before any mutant is."""
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """A mistake, and who must notice it.
+
+    Attributes:
+        file: below the root.
+        old: what stands there, exactly once.
+        new: the mistake.
+        tests: node ids of pytest, of which at least one must fail.
+    """
+
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.file}: {' '.join(self.old.split())[:70]!r} → {' '.join(self.new.split())[:70]!r}"
+
+
+def _in(file: str, tests: str, *mistakes: tuple[str, str, str]) -> Iterator[Mutant]:
+    """Mutants of one file: (old, new, names of tests in the file `tests`, or node ids, separated by blanks)."""
+    for old, new, named in mistakes:
+        yield Mutant(file, old, new, tuple(n if "::" in n else f"{tests}::{n}" for n in named.split()))
+
+
+MUTANTS = (
+    *_in(
+        "cascadexml/registry/publication.py",
+        "tests/integration/test_registry.py",
+        (
+            "        self._upload(entries, committed, progress)\n",
+            "        store.put_if_absent(prefix + MANIFEST, self._data)\n"
+            "        self._upload(entries, committed, progress)\n",
+            "tests/integration/test_registry_faults.py"
+            "::test_a_publisher_killed_at_any_request_leaves_nothing_that_a_reader_sees",
+        ),
+        (
+            'return found is not None and found[1].get("sha256") == files[name]["sha256"]',
+            "return found is not None",
+            "test_a_publication_goes_on_where_it_stopped",
+        ),
+        (
+            'raise ConflictError(f"{uri} holds another manifest: use another name for this model.")',
+            "return True",
+            "test_another_manifest_in_a_versions_place_is_not_taken_for_it",
+        ),
+        (
+            "self._folder = open_artifact(folder).path",
+            "self._folder = folder",
+            "test_what_is_no_artifact_is_not_published",
+        ),
+    ),
+    *_in(
+        "cascadexml/registry/aliases.py",
+        "tests/integration/test_registry.py",
+        (
+            "if expect is not ANY and current != expect:",
+            "if expect is not ANY and expect and current != expect:",
+            "test_moves_that_are_refused",
+        ),
+        (
+            "self._store.replace_if(key, data, etag)\n        #",
+            "(self._store.put(key, data), True)[1]\n        #",
+            "test_sixteen_who_promote_at_once_lose_no_move",
+        ),
+        (
+            "if not written and move.id not in {m.id for m in self._moves(name, alias)[0]}:",
+            "if not written:",
+            "tests/integration/test_registry_faults.py::test_a_move_whose_answers_are_lost_is_made_once_and_known",
+        ),
+        (
+            "        self._versions.check_whole(name, version)\n",
+            "",
+            "test_moves_that_are_refused",
+        ),
+        (
+            "        self._versions.check_whole(name, target)\n",
+            "",
+            "test_a_roll_back_goes_only_to_a_whole_version",
+        ),
+        (
+            "return held[-2] if len(held) > 1 else None",
+            "return held[0] if len(held) > 1 else None",
+            "tests/registry/test_registry.py::test_rolling_back_undoes_promotions_in_reverse",
+        ),
+        (
+            'and document["target"] == moves[-1].target\n',
+            "\n",
+            "tests/integration/test_registry_damage.py::test_a_damaged_alias_is_refused_and_not_overwritten",
+        ),
+    ),
+    *_in(
+        "cascadexml/registry/collect.py",
+        "tests/integration/test_registry.py",
+        (
+            " | {back for m in moves if (back := roll_back_target(m)) is not None}",
+            "",
+            "test_gc_removes_what_nobody_needs_and_nothing_else",
+        ),
+        (
+            "{version.version for version in old if version.created <= limit}",
+            "{version.version for version in old}",
+            "test_gc_removes_what_nobody_needs_and_nothing_else",
+        ),
+        (
+            "complete[: max(0, len(complete) - keep)]",
+            "complete[: max(0, len(complete) - keep + 1)]",
+            "test_gc_removes_what_nobody_needs_and_nothing_else",
+        ),
+        (
+            "        if version in self._needed(name):\n",
+            "        if False:\n",
+            "test_gc_and_a_promotion_leave_no_alias_that_leads_nowhere",
+        ),
+        (
+            "if limit is not None and any(entry.modified > limit for entry in entries.values()):",
+            "if False:",
+            "test_gc_and_a_publisher_leave_no_version_that_is_not_whole",
+        ),
+    ),
+    *_in(
+        "cascadexml/registry/versions.py",
+        "tests/integration/test_registry_damage.py",
+        (
+            "if manifest.version != version:",
+            "if False:",
+            "test_an_edited_manifest_is_refused_before_anything_is_fetched",
+        ),
+        (
+            "            signing.verify(blob.data, signature, self._place.verify_key, where)\n",
+            "            pass\n",
+            "tests/integration/test_registry.py::test_what_is_not_signed_is_refused_where_signatures_are_asked_for",
+        ),
+        (
+            "        check_listing(manifest, entries, self._store.uri(prefix))\n",
+            "",
+            "test_a_file_that_is_gone_is_refused_by_name",
+        ),
+    ),
+    *_in(
+        "cascadexml/registry/cache.py",
+        "tests/integration/test_registry.py",
+        (
+            "            found = FORMAT.read(path)\n",
+            "            found = FORMAT.read(path, digests=False)\n",
+            "test_a_damaged_cache_is_fetched_again",
+        ),
+        (
+            "    if resumed <= entry.size:\n        store.download(entry, target, tell, stop)\n"
+            '        if stop.is_set() or bundle.sha256_of(target) == wanted["sha256"]:\n',
+            "    if resumed <= entry.size:\n        store.download(entry, target, tell, stop)\n        if True:\n",
+            "test_half_a_file_of_other_content_is_not_built_upon",
+        ),
+    ),
+    *_in(
+        "cascadexml/registry/records.py",
+        "tests/integration/test_registry.py",
+        (
+            "            if path == RECORD or self._store.head(prefix + RECORD) is not None:\n",
+            "            if False:\n",
+            "test_records_are_whole_immutable_and_in_order",
+        ),
+    ),
+    *_in(
+        "cascadexml/registry/manifest.py",
+        "tests/registry/test_registry.py",
+        (
+            '        and ".." not in path.parts\n',
+            "",
+            "test_a_manifest_that_leads_astray_is_refused",
+        ),
+        (
+            'if entries[name].size != entry["size"]:',
+            "if False:",
+            "test_a_listing_is_compared_with_the_manifest",
+        ),
+    ),
+    *_in(
+        "flows/tasks.py",
+        "tests/integration/test_settle.py",
+        (
+            'promoted = promote == "always" or (promote == "if_better" and judgement.promote)',
+            "promoted = True",
+            "test_the_alias_moves_only_where_judgement_and_setting_say_so",
+        ),
+        (
+            'promoted = promote == "always" or (promote == "if_better" and judgement.promote)',
+            'promoted = promote != "never"',
+            "test_the_alias_moves_only_where_judgement_and_setting_say_so",
+        ),
+        (
+            'promoted = promote == "always" or (promote == "if_better" and judgement.promote)',
+            'promoted = promote == "if_better" and judgement.promote',
+            "test_the_alias_moves_only_where_judgement_and_setting_say_so",
+        ),
+        (
+            "by=whoami(), expect=against)",
+            "by=whoami())",
+            "test_a_champion_that_was_not_judged_against_is_not_replaced",
+        ),
+        (
+            "        whole = False\n",
+            "        whole = True\n",
+            "tests/flows/test_tasks.py::test_a_torn_lock_becomes_the_last_whole_one",
+        ),
+    ),
+    *_in(
+        "cascadexml/evaluation/judge.py",
+        "tests/evaluation/test_judgement.py",
+        (
+            "better = lower > settings.margin",
+            "better = main.difference > settings.margin",
+            "test_the_margin_must_be_passed_by_the_lower_bound",
+        ),
+        (
+            "promote=better and not any(each.failed for each in guards + parts),",
+            "promote=better and not any(each.failed for each in guards),",
+            "test_a_slice_that_falls_is_named_and_refuses",
+        ),
+        (
+            "promote=better and not any(each.failed for each in guards + parts),",
+            "promote=better and not any(each.failed for each in parts),",
+            "test_a_tail_that_falls_refuses",
+        ),
+        (
+            "if found.difference < -max_fall:",
+            "if found.difference > max_fall:",
+            "test_a_large_fall_refuses_even_where_it_may_be_chance",
+        ),
+        (
+            "if found.high < 0:",
+            "if False:",
+            "test_a_small_but_sure_fall_refuses_and_a_small_unsure_one_does_not",
+        ),
+        (
+            "100 * (1 - settings.confidence)",
+            "50",
+            "test_more_confidence_asks_for_more",
+        ),
+        (
+            "Ratio(a.numerator - b.numerator, a.denominator)",
+            "Ratio(b.numerator - a.numerator, a.denominator)",
+            "test_a_clearly_better_challenger_is_promoted_and_a_worse_one_is_not",
+        ),
+        (
+            "np.int32(NO_LABEL))\n    return",
+            "np.int32(0))\n    return",
+            "test_a_translated_ranking_scores_as_in_its_own_rows "
+            "test_labels_that_only_one_vocabulary_has_count_as_wrong_and_as_missed",
+        ),
+    ),
+    *_in(
+        "cascadexml/evaluation/judgement.py",
+        "tests/evaluation/test_judgement.py",
+        (
+            'promote=content["promote"],',
+            "promote=True,",
+            "test_promotion_means_all_that_it_promises",
+        ),
+    ),
+    *_in(
+        "cascadexml/evaluation/calibration.py",
+        "tests/evaluation/test_calibration.py",
+        (
+            "np.where(last_of_tie, f1, -1.0)",
+            "f1",
+            "test_the_threshold_has_the_greatest_micro_f1",
+        ),
+        (
+            "best_threshold(probabilities, hits, positives=Y.nnz)",
+            "best_threshold(probabilities, hits, positives=int(hits.sum()))",
+            "test_labels_outside_the_candidates_count_as_missed",
+        ),
+        (
+            "if not numbers or slope <= 0 or not 0 <= threshold <= 1:",
+            "if not numbers or not 0 <= threshold <= 1:",
+            "test_other_content_is_refused",
+        ),
+        (
+            "(right + 1) / (right + 2), 1 / (wrong + 2)",
+            "1.0, 0.0",
+            "test_the_fit_equals_logistic_regression",
+        ),
+    ),
+    *_in(
+        "cascadexml/training/checkpoint.py",
+        "tests/training/test_fit.py",
+        (
+            'if meta.get("run") != run:',
+            "if False:",
+            "test_a_checkpoint_of_another_run_is_refused_by_name",
+        ),
+        (
+            "        optimizer.load_state_dict({",
+            "        dict({",
+            "test_an_interrupted_run_goes_on_to_the_same_bits",
+        ),
+    ),
+    *_in(
+        "cascadexml/training/selection.py",
+        "tests/training/test_fit.py",
+        (
+            "if position.best is None or value > position.best:",
+            "if True:",
+            "test_training_learns_what_it_is_shown_and_keeps_the_best",
+        ),
+        (
+            "stale >= settings.patience",
+            "stale > settings.patience",
+            "test_training_stops_early_when_dev_gains_nothing",
+        ),
+        (
+            "inverse_propensities(train.Y, run.propensity_a, run.propensity_b)",
+            "inverse_propensities(train.Y, 0.55, 1.5)",
+            "test_dev_is_measured_with_the_propensities_that_the_settings_give",
+        ),
+    ),
+    *_in(
+        "cascadexml/training/fit.py",
+        "tests/training/test_fit.py",
+        (
+            "            position, curves = load_checkpoint(last, self.run.fingerprint, self.network, "
+            "self.stepper.optimizer)\n",
+            "            position, curves = load_checkpoint(last, self.run.fingerprint, self.network, "
+            "self.stepper.optimizer)\n"
+            "            position = dataclasses.replace(position, step=0)\n",
+            "test_an_interrupted_run_goes_on_to_the_same_bits",
+        ),
+        (
+            "seed=self.run.seed, epoch=epoch)[place:]",
+            "seed=self.run.seed, epoch=epoch)[:]",
+            "test_an_interrupted_run_goes_on_to_the_same_bits",
+        ),
+    ),
+    *_in(
+        "cascadexml/training/step.py",
+        "tests/training/test_fit.py",
+        (
+            "torch.manual_seed((self.run.seed * MICRO_BATCHES_LIMIT + step) * MICRO_BATCHES_LIMIT % 2**62 + micro)",
+            "pass",
+            "test_an_interrupted_run_goes_on_to_the_same_bits",
+        ),
+    ),
+    *_in(
+        "cascadexml/training/run.py",
+        "tests/rankers/cascade/test_warm_start.py",
+        (
+            '"base": self.base and MODEL_FORMAT.read(self.base, digests=False).fingerprint,',
+            '"base": None,',
+            "test_another_base_is_another_run",
+        ),
+    ),
+    *_in(
+        "cascadexml/rankers/cascade/warm_start.py",
+        "tests/rankers/cascade/test_warm_start.py",
+        (
+            "torch.from_numpy(label_slots(model.tree)[: base.tree.L])",
+            "torch.from_numpy(label_slots(base.tree))",
+            "test_old_labels_score_as_before_at_every_resolution",
+        ),
+        (
+            "kept = ours.L >= theirs.L and all(",
+            "kept = True or all(",
+            "test_a_tree_that_does_not_extend_the_base_is_refused",
+        ),
+    ),
+    *_in(
+        "cascadexml/data/splitting.py",
+        "tests/data/test_splitting.py",
+        (
+            'kept = train.filter(pa.array(place == "train"))',
+            "kept = train",
+            "test_by_hash_every_record_lands_once_and_equal_ids_together",
+        ),
+        (
+            'hashes = id_hashes(train.column("id"), "split")',
+            'hashes = id_hashes(train.column("id"), "limit")',
+            "test_a_limited_subset_is_split_in_the_usual_shares",
+        ),
+        (
+            'hashes = id_hashes(train.column("id"), "split")',
+            "hashes = np.random.default_rng(0).random(train.num_rows)",
+            "test_by_hash_a_record_stays_when_others_come_and_the_order_changes",
+        ),
+        (
+            "-ranks))",
+            "ranks))",
+            "test_by_time_the_newest_are_test_then_dev",
+        ),
+    ),
+    *_in(
+        "cascadexml/data/accepted.py",
+        "tests/data/test_accepted.py",
+        (
+            " & _first(table",
+            " | _first(table",
+            "test_every_id_stands_once_and_the_first_wins",
+        ),
+        (
+            '[hashes < settings.test, hashes < settings.test + settings.dev], ["test", "dev"]',
+            '[hashes < settings.dev, hashes < settings.test + settings.dev], ["dev", "test"]',
+            "test_the_shares_hold_and_a_changed_share_of_dev_leaves_test_alone",
+        ),
+        (
+            'hashes = id_hashes(ids, "accepted")',
+            "hashes = np.random.default_rng(0).random(len(ids))",
+            "test_a_record_keeps_its_split_whatever_comes_with_it",
+        ),
+    ),
+    *_in(
+        "cascadexml/data/sparse_files.py",
+        "tests/data/test_sparse_files.py",
+        (
+            "ends[0] != 0 or ends[-1] != data.size or (np.diff(ends) < 0).any()",
+            "ends[0] != 0 or ends[-1] != data.size",
+            "test_arrays_that_are_no_matrix_are_refused",
+        ),
+        (
+            "if found.size and (int(found.min()) < 0 or int(found.max()) > last):",
+            "if found.size and int(found.min()) < 0:",
+            "test_arrays_that_are_no_matrix_are_refused",
+        ),
+    ),
+    *_in(
+        "cascadexml/data/vocabulary.py",
+        "tests/data/test_vocabulary.py",
+        (
+            "ranked = kept + tuple(sorted(set(ids) - known))",
+            "ranked = tuple(sorted(known | set(ids)))",
+            "test_extending_moves_no_ranked_row",
+        ),
+        (
+            'if document["sha256"] != _digest(content):',
+            "if False:",
+            "test_tampered_is_refused",
+        ),
+    ),
+    *_in(
+        "cascadexml/data/tokens.py",
+        "tests/data/test_tokens.py",
+        (
+            "or offsets[-1] * dtype.itemsize != size",
+            "or False",
+            "test_inconsistent_content_is_refused_even_with_right_digests",
+        ),
+        (
+            "np.flatnonzero(self.lengths > self.special_tokens)",
+            "np.flatnonzero(self.lengths >= self.special_tokens)",
+            "tests/rankers/test_contract.py::test_a_text_without_content_gets_no_label",
+        ),
+        (
+            "random = np.random.default_rng([seed, epoch])",
+            "random = np.random.default_rng(seed)",
+            "test_seed_and_epoch_decide_the_order_and_buckets_save_padding",
+        ),
+        (
+            'digest.update(len(content).to_bytes(8, "little") + content)',
+            "digest.update(content)",
+            "test_fingerprint_tells_texts_length_and_tokenizer",
+        ),
+    ),
+    *_in(
+        "cascadexml/quality/rules.py",
+        "tests/quality/test_quality.py",
+        (
+            "later[np.unique(codes, return_index=True)[1]] = False",
+            "later[:] = False",
+            "test_the_first_acceptable_record_of_an_id_is_kept",
+        ),
+        (
+            "repeats(records.column(\"id\").filter(pa.array(acceptable)))",
+            "repeats(records.column(\"id\"))[acceptable]",
+            "test_the_first_acceptable_record_of_an_id_is_kept",
+        ),
+        (
+            "n_chars > settings.max_chars",
+            "n_chars >= settings.max_chars",
+            "test_records_at_the_bounds_are_kept",
+        ),
+    ),
+    *_in(
+        "cascadexml/metrics/at_k.py",
+        "tests/metrics/test_metrics.py",
+        (
+            "ideal_dcg[np.minimum(positives, k)]",
+            "ideal_dcg[np.full_like(positives, k)]",
+            "test_metrics_equal_scikit_learn",
+        ),
+        (
+            " & (part != NO_LABEL)",
+            "",
+            "test_places_without_a_label_are_never_hits",
+        ),
+        (
+            "order = np.lexsort((-values, rows))",
+            "order = np.lexsort((values, rows))",
+            "test_metrics_at_k_equal_their_definitions",
+        ),
+    ),
+    *_in(
+        "cascadexml/metrics/propensities.py",
+        "tests/metrics/test_metrics.py",
+        (
+            "(np.log(max(N, 1)) - 1)",
+            "np.log(max(N, 1))",
+            "test_propensities_equal_the_published_formula",
+        ),
+    ),
+    *_in(
+        "cascadexml/metrics/bins.py",
+        "tests/metrics/test_metrics.py",
+        (
+            "(uses > 0) & (uses < torso) & (uses < head)",
+            "(uses > 0) & (uses <= torso) & (uses < head)",
+            "test_coverage_and_bins_equal_their_definitions",
+        ),
+    ),
+    *_in(
+        "cascadexml/metrics/bootstrap.py",
+        "tests/metrics/test_metrics.py",
+        (
+            "np.percentile(figures, [2.5, 97.5], axis=0)",
+            "np.percentile(figures, [25, 75], axis=0)",
+            "test_bootstrap_intervals_hold_the_truth_about_as_often_as_they_say",
+        ),
+    ),
+    *_in(
+        "cascadexml/labels/tree.py",
+        "tests/labels/test_tree.py",
+        (
+            "            room[home[label]] -= 1\n",
+            "",
+            "test_extending_again_and_again_keeps_clusters_as_even_as_extending_once",
+        ),
+        (
+            " or not np.array_equal(np.sort(self.leaf_order), np.arange(self.L))",
+            "",
+            "test_arrays_that_are_no_tree_are_refused_even_with_right_digests",
+        ),
+        (
+            '[np.argsort(clusters, kind="stable")]',
+            '[np.argsort(clusters[::-1], kind="stable")]',
+            "test_an_extended_tree_keeps_the_old_labels_and_takes_all_new_ones_in",
+        ),
+        (
+            "np.random.default_rng([seed, depth, node])",
+            "np.random.default_rng([depth, node])",
+            "test_same_seed_same_tree_other_seed_other_tree",
+        ),
+    ),
+    *_in(
+        "cascadexml/bundle.py",
+        "tests/test_bundle.py",
+        (
+            "if version != self.version:",
+            "if version > self.version:",
+            "test_a_newer_and_an_older_version_are_refused_by_name",
+        ),
+        (
+            "if digests and sha256_of(file) != entry",
+            "if False and sha256_of(file) != entry",
+            "test_any_changed_or_missing_byte_is_refused",
+        ),
+        (
+"        yield new\n        replace_path(new, final)\n    finally:\n",
+            "        yield new\n    finally:\n        replace_path(new, final)\n",
+            "test_an_interrupted_writer_leaves_what_was_there",
+        ),
+        (
+            "    if strangers:\n",
+            "    if False:\n",
+            "test_strangers_are_refused",
+        ),
+        (
+            'if manifest["files"] != {file: entry for file, entry in covered.items() if file != MANIFEST}:',
+            "if False:",
+            "test_a_part_must_list_what_the_outer_manifest_lists",
+        ),
+        (
+            "if place.verified or not digests:",
+            "if True:",
+            "test_a_bundle_that_was_not_hashed_is_hashed_when_it_is_read_for_good",
+        ),
+    ),
+    *_in(
+        "cascadexml/rankers/cascade/network.py",
+        "tests/rankers/cascade/test_network.py",
+        (
+            "            if not value.isfinite().all():\n",
+            "            if False:\n",
+            "test_weights_that_are_no_numbers_are_refused_by_file_and_tensor",
+        ),
+    ),
+)  # fmt: skip
+
+
+def copy_tree(target: Path) -> Path:
+    """What git would commit of the working tree, with the environment by a link."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=REPO, capture_output=True, check=True,
+    )  # fmt: skip
+    for name in filter(None, listed.stdout.decode().split("\0")):
+        if (REPO / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(REPO / name, target / name)
+    (target / ".venv").symlink_to(REPO / ".venv")
+    return target
+
+
+def environment(tree: Path) -> dict[str, str]:
+    """Processes import from the copy, and leave no compiled file that a later mutant of the same second would be."""
+    return {"PYTHONPATH": str(tree), "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def run_tests(tree: Path, tests: Sequence[str]) -> tuple[int | None, str]:
+    """Run tests in a copy up to the first that fails; pytest's exit code, and what it printed.
+
+    They run in a process of their own, forked from one that has imported nothing of the project.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        process = PROCESSES.Process(target=_run_tests, args=(tree, list(tests), log))
+        process.start()
+        process.join(LIMIT_SECONDS)
+        if process.is_alive():
+            process.kill()
+            process.join()
+        return process.exitcode, log.read_text(encoding="utf-8", errors="replace") if log.exists() else ""
+
+
+def _run_tests(tree: Path, tests: list[str], log: Path) -> None:
+    with log.open("wb") as file:
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(file.fileno(), stream.fileno())
+    os.chdir(tree)
+    os.environ.update(environment(tree))
+    sys.path.insert(0, str(tree))
+    sys.dont_write_bytecode = True
+    import pytest
+
+    options = ["-q", "-x", "-p", "no:cacheprovider", "-m", "integration or not integration"]
+    sys.exit(int(pytest.main([*options, *tests])))
+
+
+def check_texts(mutants: Sequence[Mutant], root: Path = REPO) -> list[str]:
+    """What is wrong with mutants before any is tried: old texts that do not stand exactly once, tests that are gone."""
+    wrong = []
+    for mutant in mutants:
+        times = (
+            (root / mutant.file).read_text(encoding="utf-8").count(mutant.old) if (root / mutant.file).is_file() else 0
+        )
+        if times != 1:
+            wrong.append(f"{mutant}: the old text stands {times} times there, expected once")
+        for test in mutant.tests:
+            file, _, name = test.partition("::")
+            if not (root / file).is_file() or f"def {name}(" not in (root / file).read_text(encoding="utf-8"):
+                wrong.append(f"{mutant}: there is no test {test}")
+    return wrong
+
+
+def is_killed(mutant: Mutant, tree: Path) -> tuple[bool, str]:
+    """Whether its tests notice it in this copy, which is left as it was; and what they printed."""
+    file = tree / mutant.file
+    whole = file.read_text(encoding="utf-8")
+    file.write_text(whole.replace(mutant.old, mutant.new), encoding="utf-8")
+    try:
+        code, printed = run_tests(tree, mutant.tests)
+    finally:
+        file.write_text(whole, encoding="utf-8")
+    return code == FAILED, printed
+
+
+def try_all(mutants: Sequence[Mutant], jobs: int) -> list[Mutant]:
+    """Try every mutant; gives those that survived, or that kept their tests from running."""
+    with tempfile.TemporaryDirectory(prefix="mutants-") as scratch:
+        trees: queue.SimpleQueue[Path] = queue.SimpleQueue()
+        for job in range(jobs):
+            trees.put(copy_tree(Path(scratch) / f"tree-{job}"))
+        tree = trees.get()
+        where = "import cascadexml, flows, stages; print(cascadexml.__file__, flows.__file__, stages.__file__)"
+        found = subprocess.run(
+            [sys.executable, "-c", where],
+            cwd=scratch,
+            env={**os.environ, **environment(tree)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout.split()
+        if not all(Path(path).is_relative_to(tree) for path in found):
+            raise SystemExit(f"error: the copy's packages are not those imported: {found}")
+        tests = list(dict.fromkeys(test for mutant in mutants for test in mutant.tests))
+        code, printed = run_tests(tree, tests)
+        if code != PASSED:
+            raise SystemExit(f"{printed}\nerror: without a mutant a test fails already.")
+        print(f"{len(tests)} tests pass without a mutant", flush=True)
+        trees.put(tree)
+
+        def attempt(mutant: Mutant) -> bool:
+            tree = trees.get()
+            begun = time.monotonic()
+            try:
+                killed, printed = is_killed(mutant, tree)
+            finally:
+                trees.put(tree)
+            word = "killed" if killed else "SURVIVED"
+            print(f"{word:8} {time.monotonic() - begun:5.1f} s  {mutant}", flush=True)
+            if not killed:
+                print("\n".join(f"         | {line}" for line in printed.splitlines()[-15:]), flush=True)
+            return killed
+
+        with ThreadPoolExecutor(jobs) as pool:
+            killed = list(pool.map(attempt, mutants))
+    return [mutant for mutant, dead in zip(mutants, killed, strict=True) if not dead]
+
+
+def main() -> int:
+    """Try the mutants; 1 where one survives or is out of date."""
+    parser = argparse.ArgumentParser(prog="python tools/mutants.py", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", default="", metavar="WORD", help="only mutants whose line in the list has this in it")
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="copies at work at once (default: 2)")
+    parser.add_argument("--list", action="store_true", help="only list them")
+    given = parser.parse_args()
+    mutants = [mutant for mutant in MUTANTS if given.only in str(mutant)]
+    if given.list:
+        print(*mutants, sep="\n")
+        return 0
+    # Before torch is imported, which reads it once.
+    os.environ["OMP_NUM_THREADS"] = "1"
+    PROCESSES.set_forkserver_preload(list(HEAVY))
+    wrong = check_texts(mutants)
+    if wrong:
+        print(*wrong, sep="\n", file=sys.stderr)
+        return 1
+    survivors = try_all(mutants, given.jobs)
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants killed")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,9 @@
-"""A copy of the project in which the pipeline has run once, small, on data of one's own and with a tiny encoder."""
+"""A copy of the project in which the pipeline has run once, small, on data of one's own and with a tiny encoder.
+
+The tests of a file run in one process, one after the other; two files may run side by side. `make run` is done once for
+all of them: who needs its services too (a registry, a Prefect server) takes `finished` and belongs to the group
+`services`, the others take `at_rest`.
+"""
 
 import itertools
 import lzma
@@ -11,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from tests.support.tiny_encoders import make_tiny_encoder
 
@@ -20,8 +26,36 @@ REPO = Path(__file__).resolve().parents[2]
 # Its vocabulary lacks most labels of any batch, and it ranks badly: neither may quarantine a batch here.
 SMALL = (
     "tokenize.max_length=24 cluster.min_df=1 evaluate.bootstrap_samples=50 drift.batch=later.jsonl "
-    "drift.max_unseen_share=1 drift.max_length_ratio=100 drift.min_quality_share=0"
+    "drift.max_unseen_share=1 drift.max_length_ratio=100 drift.min_quality_share=0 "
+    # Evidently costs half a minute a page; test_drift_stage.py has it made.
+    "drift.report_rows=0"
 )
+
+# Groups of tests by the order in which processes take them up: those that take longest first, so that both processes
+# end at about the same time. Each process is given two groups at the start.
+ORDER = ("services", "test_registry_faults", "test_encoders", "test_services")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the long forms of tests out unless asked for, and group the others for `--dist loadgroup`.
+
+    Each file is one group, unless it names another. The longest come first.
+    """
+    if "soak" not in config.option.markexpr:
+        long = [item for item in items if item.get_closest_marker("soak")]
+        config.hook.pytest_deselected(items=long)
+        items[:] = [item for item in items if item not in long]
+    ranks: dict[pytest.Item, int] = {}
+    for item in items:
+        if item.get_closest_marker("integration") is None:
+            continue
+        mark = item.get_closest_marker("xdist_group")
+        group = mark.args[0] if mark else item.path.stem
+        if not mark:
+            item.add_marker(pytest.mark.xdist_group(group))
+        ranks[item] = ORDER.index(group) if group in ORDER else len(ORDER)
+    items.sort(key=lambda item: ranks.get(item, 0))
 
 
 @dataclass(frozen=True)
@@ -62,6 +96,22 @@ def copy_working_tree(target: Path) -> None:
             shutil.copy2(REPO / name, target / name)
 
 
+def environment_of(root: Path, site_cache: Path) -> dict[str, str]:
+    """What commands in the project at `root` find in their environment."""
+    return {
+        **os.environ,
+        # The environment is there already: make must not install into it from a copy.
+        "MAKEFLAGS": "-o .venv/.installed",
+        "PATH": f"{root / '.venv' / 'bin'}:{os.environ['PATH']}",
+        "DVC_SITE_CACHE_DIR": str(site_cache),
+        "HF_HUB_OFFLINE": "1",
+        "SET": f"encoder.name=tiny-encoder {SMALL}",
+        **{f"GIT_{who}_{what}": value
+           for who in ("AUTHOR", "COMMITTER")
+           for what, value in (("NAME", "Test"), ("EMAIL", "test@example.org"))},
+    }  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def fresh_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The copy; its services, once `make run` or `make up` has started them, end with the tests."""
@@ -78,19 +128,7 @@ def fresh_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]
     with lzma.open(later, "rt", encoding="utf-8") as lines:
         (root / "later.jsonl").write_text("".join(itertools.islice(lines, 100)), encoding="utf-8")
     shutil.copy(REPO / "data" / "sample" / "label_texts.json.xz", own)
-    environment = {
-        **os.environ,
-        # The environment is there already: make must not install into it from a copy.
-        "MAKEFLAGS": "-o .venv/.installed",
-        "PATH": f"{root / '.venv' / 'bin'}:{os.environ['PATH']}",
-        "DVC_SITE_CACHE_DIR": str(tmp_path_factory.mktemp("dvc-site")),
-        "HF_HUB_OFFLINE": "1",
-        "SET": f"encoder.name=tiny-encoder {SMALL}",
-        **{f"GIT_{who}_{what}": value
-           for who in ("AUTHOR", "COMMITTER")
-           for what, value in (("NAME", "Test"), ("EMAIL", "test@example.org"))},
-    }  # fmt: skip
-    made = Project(root, environment)
+    made = Project(root, environment_of(root, tmp_path_factory.mktemp("dvc-site")))
     apart = "\\n".join(("/own-data", "/own-batches", "/later.jsonl", "/tiny-encoder", "/.venv", ""))
     made.sh(f"git init --quiet && printf '{apart}' >> .git/info/exclude")
     made.sh("git add --all && git commit --quiet -m start")
@@ -101,8 +139,39 @@ def fresh_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]
 
 
 @pytest.fixture(scope="session")
-def finished(fresh_project: Project) -> tuple[Project, str]:
+def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the processes of one test run share: there lies the finished project, once it is finished."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def finished(fresh_project: Project, kept: Path) -> tuple[Project, str]:
     """The project after `make run`, committed, and what `make run` printed."""
-    printed = fresh_project.sh("make run SOURCE=own-data")
-    fresh_project.sh("git add --all && git commit --quiet -m run")
+    with FileLock(kept / "lock"):
+        printed = fresh_project.sh("make run SOURCE=own-data")
+        fresh_project.sh("git add --all && git commit --quiet -m run")
+        if not (kept / "printed").exists():
+            without_services = shutil.ignore_patterns(".local", ".venv")
+            shutil.copytree(fresh_project.root, kept / "project", symlinks=True, ignore=without_services)
+            (kept / "printed").write_text(printed, encoding="utf-8")
     return fresh_project, printed
+
+
+@pytest.fixture(scope="session")
+def at_rest(
+    request: pytest.FixtureRequest, kept: Path, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Project, str]:
+    """A copy of the project after `make run`, without its services, and what `make run` printed."""
+    with FileLock(kept / "lock"):
+        there = (kept / "printed").exists()
+    if not there:
+        request.getfixturevalue("finished")
+    root = tmp_path_factory.mktemp("at-rest") / "project"
+    shutil.copytree(kept / "project", root, symlinks=True)
+    (root / ".venv").symlink_to(REPO / ".venv")
+    project = Project(root, environment_of(root, tmp_path_factory.mktemp("dvc-site")))
+    project.sh("git status --short >/dev/null && dvc checkout --quiet --force")
+    return project, (kept / "printed").read_text(encoding="utf-8")

@@ -1,9 +1,9 @@
 """What the registry promises while processes are killed, connections break and rivals race.
 
-Everything runs against a real S3 server; a proxy in front of it breaks what the server itself would not.
+Everything runs against a real S3 server; a proxy in front of it breaks what the server itself would not. `make soak`
+kills at every request and races for many rounds, where `make test` takes some of them.
 """
 
-import itertools
 import os
 import re
 import shutil
@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.retries.standard import ExponentialBackoff
 
 from cascadexml.errors import CascadeXMLError, ConflictError, RegistryError
 from cascadexml.registry import Registry
@@ -30,6 +31,21 @@ from tests.support.registry_site import HASTY, NOW, Site, assert_cached, clear_e
 
 pytestmark = pytest.mark.integration
 pytest_plugins = ["tests.support.registry_fixtures"]
+
+ROUNDS = int(os.environ.get("SOAK_ROUNDS", "50"))
+"""Races that `make soak` starts."""
+SOME_OR_EVERY = pytest.mark.parametrize(
+    "every", [False, pytest.param(True, marks=pytest.mark.soak)], ids=["some", "every"]
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _short_pauses() -> Iterator[None]:
+    """Between attempts boto waits up to 1, 2, 4 … seconds: here a tenth of that, which is waiting all the same."""
+    pause = ExponentialBackoff.delay_amount
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ExponentialBackoff, "delay_amount", lambda self, context: pause(self, context) / 10)
+        yield
 
 
 def wait_until(condition: Callable[[], Any], seconds: float = 30) -> None:
@@ -80,6 +96,13 @@ class Killer:
             self.done.set()
 
 
+def moments_to_kill(requests: int, every: bool) -> list[int]:
+    """All of so many requests, from 1; or some: the first, four on the way, and those at the end around the commit."""
+    some = {1, *(requests * part // 5 for part in range(1, 5)), *range(requests - 3, requests + 1)}
+    return list(range(1, requests + 1)) if every else sorted(n for n in some if n > 0)
+
+
+@SOME_OR_EVERY
 @pytest.mark.parametrize(
     ("moment", "kind", "pattern", "workers"),
     [
@@ -90,25 +113,30 @@ class Killer:
     ],
 )
 def test_a_publisher_killed_at_any_request_leaves_nothing_that_a_reader_sees(
-    site, name, proxy, artifacts, big, moment, kind, pattern, workers
+    site, name, proxy, artifacts, big, moment, kind, pattern, workers, every
 ):
     """Killed when the store has served the n-th request and the publisher does not know, or has just been told."""
     artifact = big if kind == "big" else artifacts[0]
     reader = site.connect()
+    # Nobody is killed the first time: that counts the requests.
+    proxy.break_with()
+    _, answer = site.start(proxy.endpoint, "publish", artifact, f"{name}-0", workers=workers)
+    assert result_of(answer)[0] == "ok"
+    requests = sum(re.search(pattern, request.path) is not None for request in proxy.log)
+    assert requests > (4 if kind == "big" else len(files_of(artifact)))
     whole = 0
-    for n in itertools.count(1):
+    kills = moments_to_kill(requests, every)
+    for n in kills:
         model = f"{name}-{n}"
         killer = Killer(n, pattern)
         proxy.break_with()
         setattr(proxy, moment, killer)
         process, answer = site.start(proxy.endpoint, "publish", artifact, model, workers=workers)
         killer.process = process
-        result = result_of(answer)
+        result_of(answer)
         process.join(30)
         setattr(proxy, moment, None)
-        if not killer.done.is_set():
-            assert result[0] == "ok"
-            break
+        assert killer.done.is_set()
         assert process.exitcode == -signal.SIGKILL
         # What other threads of it had sent off is still served.
         wait_until(lambda: all(request.status for request in proxy.log))
@@ -131,8 +159,7 @@ def test_a_publisher_killed_at_any_request_leaves_nothing_that_a_reader_sees(
         reader.gc(model, older_than=NOW)
         assert len(site.keys(f"{model}/")) == len(files_of(artifact))
         assert [key for key in site.uploads() if f"/{model}/" in key] == []
-    assert n > (4 if kind == "big" else len(files_of(artifact)))
-    assert whole < n / 2
+    assert whole < len(kills) / 2
     if kind == "small":
         assert whole > 0
 
@@ -164,12 +191,13 @@ def all_at_once(calls: list[Callable[[], Any]]) -> list[Any]:
         return list(pool.map(run, calls))
 
 
-def test_of_sixteen_promoters_who_expect_the_same_one_wins_each_round(site, published, alias):
+@pytest.mark.parametrize("rounds", [5, pytest.param(ROUNDS, marks=pytest.mark.soak)])
+def test_of_sixteen_promoters_who_expect_the_same_one_wins_each_round(site, published, alias, rounds):
     clients = [site.connect(client=i) for i in range(16)]
     now = None
-    for n in range(5):
+    for n in range(rounds):
         # Two targets, so that losers find the alias both at another version than theirs and at their own.
-        targets = [published[2 * n + i % 2] for i in range(16)]
+        targets = [published[(2 * n + i % 2) % 16] for i in range(16)]
         results = all_at_once(
             [
                 partial(client.promote, "tiny", target, alias, reason=f"round {n}", by=f"{n}-{i}", expect=now)
@@ -184,10 +212,11 @@ def test_of_sixteen_promoters_who_expect_the_same_one_wins_each_round(site, publ
         now = move.target
         assert site.connect().resolve("tiny", alias).version == now
     history = oldest_first(site.connect().history("tiny", alias))
-    assert [move.reason for move in history] == [f"round {n}" for n in range(5)]
+    assert [move.reason for move in history] == [f"round {n}" for n in range(rounds)]
 
 
-def test_of_sixteen_promoters_who_expect_nothing_none_is_lost(site, published, alias):
+@pytest.mark.parametrize("race", [0, *(pytest.param(n, marks=pytest.mark.soak) for n in range(1, ROUNDS))])
+def test_of_sixteen_promoters_who_expect_nothing_none_is_lost(site, published, alias, race):
     clients = [site.connect(client=i) for i in range(16)]
     results = all_at_once(
         [
@@ -408,8 +437,17 @@ def own_store(tmp_path) -> Iterator[SeaweedFS]:
         store.kill()
 
 
+WRITES = [
+    ("PUT", r"/v-[0-9a-f]+/manifest\.json$"),
+    ("PUT", r"partNumber=2"),
+    ("PUT", r"calibration\.json$"),
+    ("POST", r"uploadId="),
+]
+
+
+@SOME_OR_EVERY
 def test_a_store_killed_while_it_is_written_to_keeps_what_was_published(
-    own_store, artifacts, big, small_parts, tmp_path, monkeypatch
+    own_store, artifacts, big, small_parts, tmp_path, monkeypatch, every
 ):
     site = Site(own_store.server, own_store.server.make_bucket(), tmp_path / "site", monkeypatch.setenv)
     good = site.connect()
@@ -417,14 +455,7 @@ def test_a_store_killed_while_it_is_written_to_keeps_what_was_published(
     good.promote("tiny", first, reason="first")
     with fault_proxy(own_store.server.endpoint) as proxy:
         broken = site.connect(proxy.endpoint, **HASTY | {"attempts": 2})
-        for n, (method, pattern) in enumerate(
-            [
-                ("PUT", r"calibration\.json$"),
-                ("PUT", r"partNumber=2"),
-                ("POST", r"uploadId="),
-                ("PUT", r"/v-[0-9a-f]+/manifest\.json$"),
-            ]
-        ):
+        for n, (method, pattern) in enumerate(WRITES if every else WRITES[:2]):
             name = f"interrupted-{n}"
 
             def kill(request: Request, method: str = method, pattern: str = pattern) -> None:

@@ -84,9 +84,9 @@ def test_two_processes_give_the_result_of_one(prepared: Path, tmp_path: Path) ->
 
 
 @pytest.fixture
-def project(finished: tuple[Project, str]) -> Iterator[Project]:
+def project(at_rest: tuple[Project, str]) -> Iterator[Project]:
     """The finished project with its own artifact as base; all of that is taken back afterwards."""
-    project = finished[0]
+    project = at_rest[0]
     project.sh("cp -r data/models/artifact data/base/artifact")
     yield project
     project.sh("rm -rf data/base/artifact data/accepted/*.parquet")

@@ -60,7 +60,8 @@ def main() -> None:
     def report(part: str, whole: Profile, n: int, draws: int) -> None:
         """Compare `draws` random parts of n records each, or the whole where that is all there is."""
         random = np.random.default_rng([n, *part.encode()])
-        parts = [np.sort(random.choice(len(whole), n, replace=False)) for _ in range(draws if n < len(whole) else 1)]
+        draws, n = (draws, n) if n < len(whole) else (1, len(whole))
+        parts = [np.sort(random.choice(len(whole), n, replace=False)) for _ in range(draws)]
         found = [compare(reference, whole.take(rows), settings.drift, settings.seed) for rows in parts]
         print(json.dumps(line(part, n, found, settings.drift)), flush=True)
 
@@ -87,7 +88,7 @@ def records_of(corpus: Corpus, name: str) -> pa.Table:
 
 
 def joined(parts: Sequence[Profile]) -> Profile:
-    """The records of several profiles as one; label matrices may differ in width."""
+    """The records of several profiles of one model as one; label matrices may differ in width."""
     matrices = [part.Y.tocoo() for part in parts if part.Y is not None]
     V = max(Y.shape[1] for Y in matrices)
     starts = np.cumsum([0, *(Y.shape[0] for Y in matrices)])
@@ -96,7 +97,8 @@ def joined(parts: Sequence[Profile]) -> Profile:
         (np.ones(rows.size, np.float32), (rows, np.concatenate([Y.col for Y in matrices]))), shape=(starts[-1], V)
     )
     table = pa.concat_tables([part.table for part in parts]).combine_chunks()
-    return Profile(table, np.concatenate([part.vectors for part in parts]), Y)
+    vectors = [part.vectors for part in parts if part.vectors is not None]
+    return Profile(table, np.concatenate(vectors) if vectors else None, Y)
 
 
 def line(part: str, n: int, found: Sequence[Sequence[Check]], settings: DriftSettings) -> dict[str, object]:

@@ -1,0 +1,111 @@
+"""Each script in benchmarks/ runs on small inputs and prints what its page reports. What it prints is not judged."""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+
+from benchmarks import drift, judgement, warm_start
+from cascadexml import Predictor
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.tokens import TokenStore
+from cascadexml.rankers.cascade.encoder import load_tokenizer
+from tests.conftest import sample_records
+from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny
+
+pytestmark = pytest.mark.integration
+
+Bench = Callable[..., list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Where a project's parts lie; `base` is a model of the first half of the training records."""
+
+    corpus: Path
+    tokens: Path
+    artifact: Path
+    base: Path
+    params: Path
+
+
+def corpus_of(train: int) -> Corpus:
+    """Real records; every second one of test came with a batch."""
+    test = [record | {"batch": "first" if n % 2 else None} for n, record in enumerate(sample_records("test", 60))]
+    tables = {"train": sample_records("train", train), "dev": sample_records("dev", 60), "test": test}
+    return Corpus.from_records({name: pa.Table.from_pylist(rows) for name, rows in tables.items()}, {})
+
+
+@pytest.fixture(scope="module")
+def inputs(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Inputs:
+    folder = tmp_path_factory.mktemp("project")
+    corpus = corpus_of(300)
+    corpus.save(folder / "corpus")
+    artifact = pack_tiny(folder / "new", corpus)
+    tokenizer = load_tokenizer(str(folder / "new" / "encoder"))
+    for name, split in corpus.splits.items():
+        TokenStore.build(folder / "tokens" / name, split.texts, tokenizer, MAX_LENGTH)
+    params = yaml.safe_load((repo_root / "params.yaml").read_text(encoding="utf-8"))
+    params["evaluate"]["bootstrap_samples"] = 20
+    params["train"]["device"] = "cpu"
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    base = pack_tiny(folder / "old", corpus_of(150))
+    return Inputs(folder / "corpus", folder / "tokens", artifact, base, folder / "params.yaml")
+
+
+@pytest.fixture
+def bench(inputs: Inputs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Iterator[Bench]:
+    def run(script: ModuleType, *arguments: object) -> list[dict[str, Any]]:
+        capsys.readouterr()
+        monkeypatch.setattr(sys, "argv", [str(script.__file__), *map(str, arguments)])
+        script.main()
+        return [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+
+    return run
+
+
+def test_drift(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
+    batch = tmp_path / "later.jsonl"
+    batch.write_text("".join(json.dumps(record) + "\n" for record in sample_records("dev", 30)), encoding="utf-8")
+    lines = bench(drift, inputs.artifact, inputs.corpus, batch, "--draws", 2, "--params", inputs.params)
+    assert [line["part"].split(",")[0].split("-")[0] for line in lines] == ["held out"] * 4 + ["later"] * 3
+    for line in lines:
+        assert line["records"] <= 60
+        assert sum(line["verdicts"].values()) == pytest.approx(1)
+        assert line["failed"].keys() == line["median"].keys()
+
+
+def test_judgement(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
+    ranking = Predictor.load(inputs.artifact, "cpu").rank(Corpus.load(inputs.corpus).splits["test"].texts, 100)
+    ranking.save(tmp_path / "ranking.npz")
+    flags = ("--noise", 0.0, 0.6, "--draws", 3, "--params", inputs.params)
+    same, noisy = bench(judgement, tmp_path / "ranking.npz", inputs.corpus, *flags)
+    # Without noise both are the one ranking: nothing is better and nothing falls.
+    assert (same["shared_first_5"], same["better"]) == (1.0, 0.0)
+    assert not any(same["guards_fell"].values())
+    assert noisy["shared_first_5"] < 1
+
+
+def test_warm_start_remade(bench: Bench, inputs: Inputs) -> None:
+    places = (inputs.artifact, inputs.corpus, inputs.tokens)
+    lines = bench(warm_start, "--params", inputs.params, "remade", *places, "--labels", 20)
+    kinds = [line["rows"] for line in lines if "rows" in line]
+    assert kinds == ["as trained", "made anew", "made anew at full length", "none"]
+    assert lines[-1]["R@10 of these labels"] == 0
+
+
+def test_warm_start_untrained(bench: Bench, inputs: Inputs) -> None:
+    lines = bench(warm_start, "--params", inputs.params, "untrained", inputs.base, inputs.artifact, inputs.corpus)
+    assert [(line["model"], line["origin"]) for line in lines] == [
+        (model, origin) for model in ("base", "untrained") for origin in ("source", "batches")
+    ]
+    assert {line["documents"] for line in lines} == {30}
+    assert all(line["new labels"] > 0 for line in lines)
+    assert [line["R@10 of these labels"] for line in lines[:2]] == [0, 0]

@@ -3,7 +3,6 @@
 Evidently is imported inside `write_report` alone: the import takes many seconds.
 """
 
-import html
 import json
 import os
 from collections.abc import Sequence
@@ -17,21 +16,12 @@ from cascadexml.config import DriftSettings
 from cascadexml.monitoring.history import OUTCOME_COLOURS
 from cascadexml.monitoring.profile import Profile
 from cascadexml.monitoring.verdict import Verdict
+from cascadexml.pages import render
 
 if TYPE_CHECKING:
     import pandas as pd
 
-_STYLE = """<style>
-.verdict { font: 15px/1.45 system-ui, sans-serif; max-width: 75em; margin: 1em auto; padding: 0 1em; }
-.verdict table { border-collapse: collapse; margin: .5em 0; }
-.verdict td, .verdict th { border: 1px solid #9995; padding: .25em .6em; text-align: left; }
-.verdict .failed { color: #b00; font-weight: 600; }
-</style>
-"""
-_NOTE = (
-    '<div class="verdict"><p>Below: Evidently on at most {} records of either side, with the same thresholds and no '
-    "test of significance. The verdict is the one above.</p></div>\n"
-)
+_COLUMNS = ("name", "kind", "statistic", "value", "threshold", "p_value", "reference", "batch", "failed")
 
 
 def write_report(
@@ -54,50 +44,17 @@ def write_report(
         settings: thresholds and `report_rows`, how many records of either side Evidently sees.
         seed: of the samples.
     """
-    section = _section(verdict)
-    page = (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="UTF-8"><title>Drift</title></head>\n'
-        f"<body>\n{section}</body></html>\n"
-    )
+    values = {"verdict": verdict, "colour": OUTCOME_COLOURS[verdict.outcome], "columns": _COLUMNS}
     document: dict[str, Any] = {}
     if reference is not None and batch is not None and len(batch) and settings.report_rows:
         theirs, document = _evidently(reference, batch, settings, seed)
-        page = theirs.replace("<body>", f"<body>\n{section}{_NOTE.format(settings.report_rows)}", 1)
+        ours = render("cascadexml.monitoring", "verdict.html", **values, rows=settings.report_rows)
+        page = theirs.replace("<body>", f"<body>\n{ours}", 1)
+    else:
+        page = render("cascadexml.monitoring", "report.html", **values, rows=None)
     (folder / "report.html").write_text(page, encoding="utf-8")
     text = json.dumps({"verdict": verdict.to_json(), "evidently": document}, indent=1, ensure_ascii=False)
     (folder / "report.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _section(verdict: Verdict) -> str:
-    batch = verdict.batch
-    rows = "".join(
-        f"<tr{' class=failed' if check.failed else ''}>"
-        + "".join(f"<td>{html.escape(_cell(getattr(check, key)))}</td>" for key in _COLUMNS)
-        + "</tr>\n"
-        for check in verdict.checks
-    )
-    reasons = "".join(f"<li>{html.escape(reason)}</li>\n" for reason in verdict.reasons)
-    colour = OUTCOME_COLOURS[verdict.outcome]
-    return (
-        f'{_STYLE}<div class="verdict"><h1>Batch {html.escape(batch.id)}: '
-        f'<span style="color:{colour}">{verdict.outcome}</span></h1>\n'
-        f"<p>{batch.records} records from {html.escape(batch.source)}: {batch.accepted} accepted, "
-        f"{batch.refused} refused, {batch.labelled} with labels; against the reference of "
-        f"{html.escape(verdict.model.name)}.</p>\n<ul>{reasons}</ul>\n<table><tr>"
-        + "".join(f"<th>{name}</th>" for name in _COLUMNS)
-        + f"</tr>\n{rows}</table></div>\n"
-    )
-
-
-_COLUMNS = ("name", "kind", "statistic", "value", "threshold", "p_value", "reference", "batch", "failed")
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _evidently(reference: Profile, batch: Profile, settings: DriftSettings, seed: int) -> tuple[str, dict[str, Any]]:

@@ -8,8 +8,8 @@ from cascadexml.artifact.predecessor import open_predecessor
 from cascadexml.bundle import beside
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
-from cascadexml.labels.features import label_features
-from cascadexml.labels.tree import LabelTree, build_tree, derive_levels, extend_tree, tree_quality
+from cascadexml.labels.clustering import cluster_labels
+from cascadexml.labels.tree import LabelTree, tree_quality
 from cascadexml.progress import console_progress
 
 log = logging.getLogger(__name__)
@@ -22,13 +22,7 @@ def main(settings: Settings) -> None:
     train, L = corpus.splits["train"], corpus.vocabulary.L
     warm = settings.train.warm_start
     base = LabelTree.load(open_predecessor(stages.BASE, corpus.vocabulary).tree) if warm else None
-    progress = console_progress()
-    Z = label_features(train.texts, train.Y[:, :L], knobs, progress)
-    if base is not None:
-        tree = extend_tree(base, Z, knobs.levels, progress)
-    else:
-        levels = knobs.levels if knobs.levels is not None else derive_levels(L, knobs.leaf_size)
-        tree = build_tree(Z, levels, settings.seed, progress)
+    tree, Z = cluster_labels(train.texts, train.Y[:, :L], knobs, settings.seed, base, console_progress())
     log.info("%d labels in levels of %s clusters", L, list(tree.levels))
     tree.save(stages.TREE)
     with beside(stages.REPORTS / "tree.json") as report:

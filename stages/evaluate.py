@@ -5,11 +5,12 @@ from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError
-from cascadexml.evaluation.calibration import Calibration, calibration_report, fit_calibration
+from cascadexml.evaluation.calibration import calibration_report
 from cascadexml.evaluation.error_analysis import examples_page
+from cascadexml.evaluation.evaluated import Evaluated
 from cascadexml.evaluation.plots import draw_evaluation
 from cascadexml.evaluation.report import OURS, EvaluationReport
-from cascadexml.metrics import Report, differences, evaluate
+from cascadexml.metrics import differences
 from cascadexml.progress import console_progress
 from cascadexml.rankers.base import Documents, Ranker, load_ranker
 from cascadexml.rankers.neighbours import NearestNeighbours
@@ -23,31 +24,23 @@ def main(settings: Settings) -> None:
     corpus = Corpus.load(CORPUS)
     if not len(corpus.splits.get("test", ())):
         raise DataError(f"{CORPUS} has no test document: give the source a test split or raise download.split.test.")
-    rankings = rank(corpus, settings)
-    calibrations = {
-        name: fit_calibration(of["dev"], corpus.splits["dev"].Y) if "dev" in of else Calibration()
-        for name, of in rankings.items()
-    }
     test, Y_train, chosen = corpus.splits["test"], corpus.splits["train"].Y, settings.evaluate
-
-    def report(name: str, split: str) -> Report:
-        calibration, Y = calibrations[name], corpus.splits[split].Y
-        ranking = calibration.calibrated(rankings[name][split])
-        return evaluate(ranking, Y, Y_train, chosen, threshold=calibration.threshold, seed=settings.seed)
-
-    baselines = {name: report(name, "test") for name in rankings if name != OURS}
-    ranking, calibration = rankings[OURS]["test"], calibrations[OURS]
+    rankings = rank(corpus, settings)
+    evaluated = {name: Evaluated(of, corpus, chosen, settings.seed) for name, of in rankings.items()}
+    ours = evaluated[OURS]
+    baselines = {name: each.report("test") for name, each in evaluated.items() if each is not ours}
+    ranking, calibration = rankings[OURS]["test"], ours.calibration
     found = EvaluationReport(
-        model=report(OURS, "test"),
+        model=ours.report("test"),
         baselines=baselines,
         differences={
             name: differences(ranking, rankings[name]["test"], test.Y, Y_train, chosen, seed=settings.seed)
             for name in baselines
         },
-        dev=report(OURS, "dev").figures if "dev" in rankings[OURS] else {},
+        dev=ours.report("dev").figures if "dev" in rankings[OURS] else {},
         calibration=calibration_report(calibration, ranking, test.Y),
     )
-    page = examples_page(calibration.calibrated(ranking), test, corpus.vocabulary, max(chosen.ks), chosen.examples)
+    page = examples_page(ours.calibrated("test"), test, corpus.vocabulary, max(chosen.ks), chosen.examples)
     calibration.save(CALIBRATION)
     with beside(REPORTS / "evaluation") as folder:
         folder.mkdir()

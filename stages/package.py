@@ -1,6 +1,5 @@
 """Package: the trained ranker, vocabulary, calibration, evaluation and reference → one verified folder."""
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +8,13 @@ import yaml
 from cascadexml.artifact.origin import Origin, git_revision, lock_digest
 from cascadexml.artifact.packing import pack
 from cascadexml.config import Settings
+from cascadexml.config.recorded import recorded
 from cascadexml.data.corpus import Corpus
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.evaluation.report import EvaluationReport
 from stages import ARTIFACT, CALIBRATION, CORPUS, MODEL, REFERENCE, REPORTS, run
 
 UPSTREAM = ("download", "validate", "tokenize", "cluster", "train", "evaluate", "reference")
-
-# How a model is run and replaced later has no part in what it is.
-OPERATION = ("drift", "retrain", "judge", "registry")
 
 
 def main(settings: Settings) -> None:
@@ -33,7 +30,7 @@ def main(settings: Settings) -> None:
         metrics=EvaluationReport.load(REPORTS / "metrics.json"),
         origin=Origin(
             name=settings.package.name,
-            params={name: value for name, value in dataclasses.asdict(settings).items() if name not in OPERATION},
+            params=recorded(settings),
             documents={split: len(documents) for split, documents in corpus.splits.items()},
             data_fingerprint=corpus.fingerprint,
             git_revision=git_revision(Path()),

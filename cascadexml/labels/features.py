@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from cascadexml.config import ClusterSettings
-from cascadexml.errors import DataError
+from cascadexml.errors import ConfigError, DataError
 from cascadexml.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -98,8 +98,10 @@ def tfidf_of(terms: Sequence[str], idf: npt.NDArray[np.float32], ngrams: int) ->
 
 
 def _vectorizer(ngrams: int, **options: Any) -> "TfidfVectorizer":
-    from sklearn.feature_extraction.text import TfidfVectorizer
-
+    try:
+        from sklearn.feature_extraction.text import TfidfVectorizer
+    except ModuleNotFoundError:
+        raise ConfigError('TF-IDF needs scikit-learn: pip install "cascadexml[train]".') from None
     return TfidfVectorizer(ngram_range=(1, ngrams), sublinear_tf=True, dtype=np.float32, **options)
 
 

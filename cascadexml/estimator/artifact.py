@@ -1,0 +1,113 @@
+"""train_artifact(): from a corpus to the artifact that the pipeline packs, with no file of the user's in between."""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from cascadexml.artifact import Origin, pack
+from cascadexml.config import Settings
+from cascadexml.config.recorded import recorded
+from cascadexml.data.corpus import Corpus
+from cascadexml.data.tokens import TokenStore
+from cascadexml.evaluation.calibration import calibration_report
+from cascadexml.evaluation.evaluated import Evaluated
+from cascadexml.evaluation.report import EvaluationReport
+from cascadexml.labels.clustering import cluster_labels
+from cascadexml.metrics import Report
+from cascadexml.progress import Progress, silent
+from cascadexml.rankers.base import Documents, load_ranker
+from cascadexml.rankers.cascade.encoder import load_tokenizer
+from cascadexml.training.fit import fit
+from cascadexml.training.run import Run
+
+
+def train_artifact(
+    corpus: Corpus, settings: Settings, out: Path, *, checkpoints: Path, progress: Progress = silent
+) -> EvaluationReport:
+    """Tokenise, cluster the labels, train, calibrate on dev, measure, and pack.
+
+    What the pipeline does more is left out: the baselines, the reference that later batches are compared with, and a
+    warm start. Killed at any moment, the next call with the same corpus, settings and checkpoints goes on from the last
+    checkpoint and ends with the same weights (see `fit`).
+
+    Args:
+        corpus: train, and dev and test where there are any: without dev the last weights are kept and scores are not
+            calibrated, without test nothing is measured on it.
+        settings: encoder, tokenize, cluster, train, evaluate and package are read.
+        out: the artifact's folder; one that lies there is replaced.
+        checkpoints: folder under which the training keeps its state until it is done.
+        progress: told of every step.
+
+    Returns:
+        What was measured, as the artifact keeps it.
+
+    Raises:
+        ConfigError: settings that do not fit the data, the encoder or this machine, or scikit-learn is not installed.
+        DataError: no word occurs in enough texts to cluster the labels by.
+        EncoderError: the encoder cannot be found or used.
+        TrainingError: as of `fit`.
+        PredictionError: out of memory on dev or test, or the device is not there.
+    """
+    tokenizer = load_tokenizer(settings.encoder.name, settings.encoder.revision)
+    train, L = corpus.splits["train"], corpus.vocabulary.L
+    with tempfile.TemporaryDirectory(prefix="cascadexml-") as scratch:
+        model = Path(scratch) / "model"
+        tokens = {
+            name: TokenStore.build(
+                Path(scratch) / "tokens" / name,
+                split.texts,
+                tokenizer,
+                settings.tokenize.max_length,
+                processes=settings.tokenize.processes,
+                progress=progress,
+            )
+            for name, split in corpus.splits.items()
+            if len(split)
+        }
+        tree, _ = cluster_labels(train.texts, train.Y[:, :L], settings.cluster, settings.seed, progress=progress)
+        run = Run(
+            corpus=corpus,
+            tokens=tokens,
+            tree=tree,
+            encoder=settings.encoder,
+            settings=settings.train,
+            seed=settings.seed,
+            propensity_a=settings.evaluate.propensity_a,
+            propensity_b=settings.evaluate.propensity_b,
+        )
+        fit(run, out=model, checkpoints=checkpoints, progress=progress)
+        evaluated, report = _evaluate(model, corpus, tokens, settings, progress)
+        pack(
+            out,
+            ranker=model,
+            vocabulary=corpus.vocabulary,
+            label_counts=np.bincount(train.Y.indices, minlength=len(corpus.vocabulary)),
+            calibration=evaluated.calibration,
+            metrics=report,
+            origin=Origin(
+                name=settings.package.name,
+                params=recorded(settings),
+                documents={name: len(split) for name, split in corpus.splits.items()},
+                data_fingerprint=corpus.fingerprint,
+            ),
+        )
+    return report
+
+
+def _evaluate(
+    model: Path, corpus: Corpus, tokens: Mapping[str, TokenStore], settings: Settings, progress: Progress
+) -> tuple[Evaluated, EvaluationReport]:
+    ranker, K = load_ranker(model, settings.train.device), settings.evaluate.top_k
+    rankings = {
+        name: ranker.rank(Documents(corpus.splits[name].texts, tokens[name]), K, progress=progress)
+        for name in ("dev", "test")
+        if name in tokens
+    }
+    evaluated = Evaluated(rankings, corpus, settings.evaluate, settings.seed)
+    dev = evaluated.report("dev").figures if "dev" in rankings else {}
+    if "test" not in rankings:
+        return evaluated, EvaluationReport(Report({}, {}), dev=dev)
+    found = calibration_report(evaluated.calibration, rankings["test"], corpus.splits["test"].Y)
+    return evaluated, EvaluationReport(evaluated.report("test"), dev=dev, calibration=found)

@@ -1,0 +1,38 @@
+"""Settings for a training without params.yaml: the defaults, with single ones set by their dotted names."""
+
+import copy
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from cascadexml.config import DownloadSettings, DriftSettings, PackageSettings, Settings, settings_from
+
+UNSTATED = PackageSettings(name="cascadexml", data="", data_licence="", intended_use="", limits="")
+"""What a model card says where nobody has said anything: that it is not stated."""
+
+
+def default_settings(source: str) -> Settings:
+    """The defaults of all knobs; `source` says where the records come from."""
+    return Settings(download=DownloadSettings(source=source), package=UNSTATED, drift=DriftSettings(batch="not stated"))
+
+
+def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
+    """Settings with single ones set, checked as a whole.
+
+    Args:
+        settings: what to start from.
+        values: key → value, such as {"train.head_lr": 0.001}.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is wrong by itself or together with others.
+    """
+    tree = dataclasses.asdict(settings)
+    for dotted, value in values.items():
+        *outer, key = str(dotted).split(".")
+        section: dict[str, Any] = tree
+        for name in outer:
+            if not isinstance(section.get(name), dict):
+                section[name] = {}
+            section = section[name]
+        section[key] = copy.deepcopy(value)
+    return settings_from(tree, "settings")

@@ -55,7 +55,7 @@ def evaluate(path: str, data: Path, as_json: bool, batch_size: int, device: str)
     source = dict(params.get("download", {}))
     source["columns"] = _section(ColumnSettings, source.get("columns", {}))
     kept = {name: source[name] for name in ("columns", "label_separator") if name in source}
-    records = read_labelled(data, DownloadSettings(**kept))
+    records = read_labelled(data, DownloadSettings(source=str(data), **kept))
     try:
         Y_train = matrix_with_uses(artifact.label_counts(), artifact.meta["documents"]["train"], len(vocabulary))
     except ValueError as error:

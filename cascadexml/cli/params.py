@@ -1,10 +1,10 @@
-"""`cascadexml params …`: params.yaml written and checked."""
+"""`cascadexml params …`: params.yaml written and checked, and its schema."""
 
 from pathlib import Path
 
 import click
 
-from cascadexml.cli.options import examples
+from cascadexml.cli.options import examples, print_json
 from cascadexml.errors import ConfigError
 
 FILE = click.option(
@@ -61,3 +61,11 @@ def check(params: Path) -> None:
 
     load_settings(params)
     click.echo(f"{params}: ok")
+
+
+@params.command(epilog=examples("cascadexml params schema > params.schema.json"))
+def schema() -> None:
+    """Print the JSON schema of params.yaml, by which editors complete and check it."""
+    from cascadexml.config.schema import json_schema
+
+    print_json(json_schema())

@@ -77,10 +77,10 @@ def _command(name: str, *lines: str) -> Callable[[Callable[..., None]], click.Co
 
 
 def _registry(uri: str | None, params: Path | None) -> "Registry":
-    from cascadexml.config import RegistrySettings, load_settings
+    from cascadexml.config import RegistrySettings, load_section
     from cascadexml.registry import Registry
 
-    settings = load_settings(params).registry if params else RegistrySettings()
+    settings = load_section(params, "registry", RegistrySettings) if params else RegistrySettings()
     uri = uri or os.environ.get("CASCADEXML_REGISTRY") or (settings.uri if params else None)
     if not uri:
         raise RegistryError("no registry is named: give --registry s3://bucket/prefix, or set CASCADEXML_REGISTRY.")

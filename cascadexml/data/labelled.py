@@ -45,7 +45,7 @@ def read_labelled(path: Path, source: DownloadSettings) -> LabelledRecords:
         raise DataError(f"{path} is not a file: give one file of records with labels.")
     # Readers want an id: the text stands in for it.
     columns = dataclasses.replace(source.columns, id=text_columns(source.columns.text)[0])
-    raw = read(path, DownloadSettings(columns=columns, label_separator=source.label_separator))
+    raw = read(path, DownloadSettings(source=str(path), columns=columns, label_separator=source.label_separator))
     table = pa.concat_tables(table.select(["text", "labels", "error"]) for table in raw.splits.values())
     whole = pc.and_(pc.is_null(table["error"]), pc.greater(pc.list_value_length(table["labels"]), 0))
     kept = table.filter(pc.fill_null(pc.and_(whole, pc.is_valid(table["text"])), False))

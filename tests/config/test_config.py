@@ -1,6 +1,7 @@
 """Settings: what is right is read as it is, and each kind of wrong is refused by name before any work."""
 
 import dataclasses
+import re
 import subprocess
 import sys
 import typing
@@ -13,8 +14,9 @@ from hypothesis import given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from cascadexml.config import Settings, load_settings, settings_from
+from cascadexml.config import RegistrySettings, Settings, load_section, load_settings, settings_from
 from cascadexml.errors import ConfigError
+from tests.support.params import FILE, SETTINGS, params_yaml
 
 
 def sections() -> dict[str, type]:
@@ -34,6 +36,16 @@ def nested(path: tuple[str, ...], value: Any) -> Any:
     for key in reversed(path):
         value = {key: value}
     return value
+
+
+def with_value(path: tuple[str, ...], value: Any) -> Any:
+    """What params.yaml holds, but for one value."""
+    tree: Any = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    inner = tree
+    for key in path[:-1]:
+        inner = inner[key]
+    inner[path[-1]] = value
+    return tree
 
 
 def refused(text: str, tmp_path: Path) -> str:
@@ -59,13 +71,53 @@ def test_params_yaml_names_every_key(repo_root: Path) -> None:
     load_settings(repo_root / "params.yaml")
 
 
-def test_an_empty_file_is_all_defaults(tmp_path: Path) -> None:
-    (tmp_path / "params.yaml").write_text("")
-    assert load_settings(tmp_path / "params.yaml") == Settings()
+def test_all_settings_written_out_read_back_equal() -> None:
+    assert settings_from(dataclasses.asdict(SETTINGS), "params.yaml") == SETTINGS
 
 
-def test_all_defaults_written_out_read_back_equal() -> None:
-    assert settings_from(dataclasses.asdict(Settings()), "params.yaml") == Settings()
+@pytest.mark.parametrize("path", keys(Settings), ids=".".join)
+def test_each_key_that_is_not_there_is_named_with_what_to_add(path: tuple[str, ...]) -> None:
+    tree = dataclasses.asdict(SETTINGS)
+    inner = tree
+    for key in path[:-1]:
+        inner = inner[key]
+    del inner[path[-1]]
+    with pytest.raises(ConfigError, match=rf"^params\.yaml lacks {'.'.join(path)} \(.+\): add it") as caught:
+        settings_from(tree, "params.yaml")
+    said = str(caught.value)
+    if "e.g." in said:
+        inner.update(yaml.safe_load(said.split("`")[-2]))
+        settings_from(tree, "params.yaml")
+    else:
+        assert path in (("download", "source"), ("package", "name"), ("drift", "batch"))
+
+
+def test_a_section_that_is_not_there_lacks_its_first_key_and_more(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    tree = dataclasses.asdict(SETTINGS)
+    del tree["tokenize"]
+    path.write_text(yaml.safe_dump(tree))
+    with pytest.raises(ConfigError, match=r"params\.yaml lacks tokenize\.max_length .*; 1 more keys are missing\.$"):
+        load_settings(path)
+    path.write_text("")
+    with pytest.raises(ConfigError, match=r"params\.yaml lacks seed .*: add it, e\.g\. `seed: 0`; \d+ more keys"):
+        load_settings(path)
+
+
+def test_one_section_is_read_without_the_others_and_checked(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text("registry: {attempts: 2}")
+    assert load_section(path, "registry", RegistrySettings) == RegistrySettings(attempts=2)
+    path.write_text("")
+    assert load_section(path, "registry", RegistrySettings) == RegistrySettings()
+    for text, said in (
+        ("registry: {attempt: 2}", "unknown key registry.attempt; the nearest known one is registry.attempts."),
+        ("registry: {uri: http://bucket}", "registry.uri is 'http://bucket', expected s3://bucket/prefix."),
+        ("registry: 3", "registry must be a mapping, found 3."),
+    ):
+        path.write_text(text)
+        with pytest.raises(ConfigError, match=re.escape(f"{path}: {said}")):
+            load_section(path, "registry", RegistrySettings)
 
 
 @pytest.mark.parametrize("path", keys(Settings), ids=".".join)
@@ -97,15 +149,20 @@ def test_a_section_must_be_a_mapping(section: str, value: Any) -> None:
         settings_from({section: value}, "params.yaml")
 
 
+def field_of(path: tuple[str, ...]) -> "dataclasses.Field[Any]":
+    cls: Any = Settings
+    for key in path[:-1]:
+        cls = typing.get_type_hints(cls)[key]
+    return next(field for field in dataclasses.fields(cls) if field.name == path[-1])
+
+
 def bounded() -> list[tuple[tuple[str, ...], str, float]]:
     found = []
     for path in keys(Settings):
-        cls: Any = Settings
-        for key in path[:-1]:
-            cls = typing.get_type_hints(cls)[key]
-        field = next(f for f in dataclasses.fields(cls) if f.name == path[-1])
+        field = field_of(path)
         is_list = "list" in str(field.type)
-        for side, bound in field.metadata.items():
+        for side in ("low", "high"):
+            bound = field.metadata[side]
             if bound is not None:
                 beyond = bound - 1 if side == "low" else bound + 1
                 found.append((path, side, [beyond] if is_list else beyond))
@@ -155,12 +212,22 @@ def test_each_bound_is_kept(path: tuple[str, ...], side: str, value: Any) -> Non
         ("evaluate: {torso: 100}", "evaluate.torso is 100, expected less than evaluate.head, 100"),
         ("drift: {batch: ''}", "drift.batch is empty"),
         ("drift: {draws: 500}", "drift.draws is 500: no p-value of so many draws is below drift.alpha, 0.001"),
+    ],
+)
+def test_wrong_values_are_refused_by_name(text: str, said: str, tmp_path: Path) -> None:
+    assert said in refused(params_yaml(text), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("train: {epochs: ten}", "train.epochs is 'ten', expected a number"),
         ("- seed", "the file must be a mapping, found ['seed']"),
         ("seed: [1", "is not YAML"),
         ("1: 2", "unknown key 1; the nearest known one is "),
     ],
 )
-def test_wrong_values_are_refused_by_name(text: str, said: str, tmp_path: Path) -> None:
+def test_what_is_wrong_is_told_before_what_is_not_there(text: str, said: str, tmp_path: Path) -> None:
     assert said in refused(text, tmp_path)
 
 
@@ -171,7 +238,8 @@ def test_a_missing_file_is_refused_by_name(tmp_path: Path) -> None:
 
 def test_numbers_that_yaml_reads_as_text_are_numbers(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text("train: {encoder_lr: 1e-5, epochs: 3}")
+    text = params_yaml("train: {epochs: 3}")
+    path.write_text(text.replace("encoder_lr: 0.0002", "encoder_lr: 1e-5"))
     train = load_settings(path).train
     assert (train.encoder_lr, train.epochs) == (1e-5, 3.0)
     assert isinstance(train.epochs, float)
@@ -196,7 +264,7 @@ def numbers() -> list[tuple[tuple[str, ...], float, bool]]:
 @pytest.mark.parametrize(("path", "number", "is_list"), numbers(), ids=lambda part: str(part))
 def test_each_number_is_taken_as_it_stands(path: tuple[str, ...], number: float, is_list: bool) -> None:
     for written in (number, repr(number)):
-        built: Any = settings_from(nested(path, [written] if is_list else written), "params.yaml")
+        built: Any = settings_from(with_value(path, [written] if is_list else written), "params.yaml")
         for key in path:
             built = getattr(built, key)
         assert built == ([number] if is_list else number)
@@ -213,7 +281,7 @@ json_like = st.recursive(
 @given(path=st.sampled_from(keys(Settings)), value=json_like)
 def test_any_value_is_taken_with_its_type_or_refused_by_name(path: tuple[str, ...], value: Any) -> None:
     try:
-        built: Any = settings_from(nested(path, value), "params.yaml")
+        built: Any = settings_from(with_value(path, value), "params.yaml")
     except ConfigError as error:
         # The name is the key's own, or its section's where two values do not go together.
         assert path[0] in str(error)
@@ -248,16 +316,17 @@ def test_a_stage_refuses_a_wrong_key_of_another_section_before_any_work(
 
 def test_the_reference_has_every_key_with_its_range(repo_root: Path) -> None:
     text = (repo_root / "docs" / "reference-params.md").read_text(encoding="utf-8")
-    documented = {}
+    documented, meanings = {}, {}
     section = ""
     for line in text.splitlines():
         if line.startswith("## "):
             section = line[3:] + "."
         elif line.startswith("| `"):
             key, _, span, meaning = (cell.strip() for cell in line.strip("|").split(" | "))
-            assert meaning.strip("| ")
+            meanings[section + key.strip("`| ")] = re.sub(r"\[(.*?)\]\(.*?\)", r"\1", meaning.strip("| "))
             documented[section + key.strip("`| ")] = span
     assert documented.keys() == {".".join(path) for path in keys(Settings)}
+    assert meanings == {".".join(path): field_of(path).metadata["meaning"] for path in keys(Settings)}
     for path, side, value in bounded():
         beyond = value[0] if isinstance(value, list) else value
         bound = beyond + 1 if side == "low" else beyond - 1

@@ -112,8 +112,8 @@ def batched(texts: Iterable[str], n: int) -> Iterator[tuple[str, ...]]:
 
 
 TEXT_KEYS = [
-    ("download", "label_separator"), ("package", "data"), ("package", "data_licence"), ("package", "intended_use"),
-    ("package", "limits"), ("encoder", "name"), ("download", "source"),
+    ("download", "label_separator"), ("download", "source"), ("encoder", "name"), ("package", "name"),
+    ("drift", "batch"),
 ]  # fmt: skip
 
 

@@ -4,6 +4,7 @@ import itertools
 import json
 import lzma
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascadexml.bundle import sha256_of
-from cascadexml.config import AcceptedSettings, DownloadSettings, Settings
+from cascadexml.config import AcceptedSettings, DownloadSettings
 from cascadexml.data.accepted import Batch, add_batches, read_batches
 from cascadexml.data.readers import RECORD_SCHEMA
 from cascadexml.errors import DataError
 from stages import ACCEPTED, RAW, download
+from tests.support.params import SETTINGS
 
 HALVES = AcceptedSettings(dev=0.3, test=0.3)
 
@@ -187,7 +189,7 @@ def test_the_stage_adds_batches_after_the_limit_and_tells_so(
     (tmp_path / "project").mkdir()
     monkeypatch.chdir(tmp_path / "project")
     ACCEPTED.mkdir(parents=True)
-    chosen = Settings(download=DownloadSettings(source=str(sample_dir), limit=100))
+    chosen = replace(SETTINGS, download=DownloadSettings(source=str(sample_dir), limit=100))
     download.main(chosen)
     alone = {name: pq.read_table(RAW / f"{name}.parquet") for name in ("train", "dev", "test")}
     assert json.loads((RAW / "source.json").read_text())["batches"] == []

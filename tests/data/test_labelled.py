@@ -31,7 +31,7 @@ def test_columns_are_called_as_the_settings_say(tmp_path: Path) -> None:
     file = tmp_path / "records.csv"
     file.write_text("headline,body,tags\nWater,is wet,a|b\n")
     columns = ColumnSettings(id="key", text="headline+body", labels="tags")
-    found = read_labelled(file, DownloadSettings(columns=columns, label_separator="|"))
+    found = read_labelled(file, DownloadSettings(source=str(file), columns=columns, label_separator="|"))
     assert (found.texts, found.labels.to_pylist(), found.left_out) == (["Water is wet"], [["a", "b"]], 0)
 
 
@@ -39,11 +39,11 @@ def test_records_without_text_or_labels_are_counted_and_left_out(tmp_path: Path)
     rows = [{"text": "a", "labels": ["x"]}, {"text": "b", "labels": []}, {"labels": ["x"]}, {"text": "c"}]
     file = tmp_path / "records.jsonl"
     file.write_text("".join(json.dumps(row) + "\n" for row in rows) + "{broken\n")
-    found = read_labelled(file, DownloadSettings())
+    found = read_labelled(file, DownloadSettings(source=str(file)))
     assert (found.texts, found.labels.to_pylist(), found.left_out) == (["a"], [["x"]], 4)
     assert len(found) == 1
     file.write_text('{"text": "b", "labels": []}\n')
     with pytest.raises(DataError, match="none of 1 records has text and labels"):
-        read_labelled(file, DownloadSettings())
+        read_labelled(file, DownloadSettings(source=str(file)))
     with pytest.raises(DataError, match="is not a file"):
-        read_labelled(tmp_path, DownloadSettings())
+        read_labelled(tmp_path, DownloadSettings(source=str(tmp_path)))

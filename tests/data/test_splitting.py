@@ -42,7 +42,7 @@ def test_by_hash_every_record_lands_once_and_equal_ids_together(ids, dev, test):
 
 
 def test_by_hash_a_record_stays_when_others_come_and_the_order_changes(sample_dir):
-    train = read(sample_dir, DownloadSettings()).splits["train"]
+    train = read(sample_dir, DownloadSettings(source=str(sample_dir))).splits["train"]
     first = fill_splits({"train": train.slice(0, 5000)}, SplitSettings())
     reversed_rows = train.take(pa.array(range(train.num_rows - 1, -1, -1)))
     second = fill_splits({"train": reversed_rows}, SplitSettings())
@@ -139,7 +139,7 @@ def test_a_smaller_limit_keeps_a_subset_in_order(ids, small, more):
 
 
 def test_a_limited_subset_is_split_in_the_usual_shares(sample_dir):
-    train = read(sample_dir, DownloadSettings()).splits["train"]
+    train = read(sample_dir, DownloadSettings(source=str(sample_dir))).splits["train"]
     subset = limit_splits({"train": train}, 3000)["train"]
     splits = fill_splits({"train": subset}, SplitSettings())
     # 3,000 draws at 0.1 have a standard deviation of 16.

@@ -11,17 +11,19 @@ import pytest
 
 from cascadexml.artifact import Artifact, Origin, open_artifact
 from cascadexml.bundle import sha256_of
-from cascadexml.config import EvaluateSettings, JudgeSettings, Settings, TrainSettings
+from cascadexml.config import EvaluateSettings, JudgeSettings, TrainSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError, FormatError
 from cascadexml.evaluation.candidates import check_comparable, judge_candidates
 from tests.conftest import sample_records
+from tests.support.params import SETTINGS as BASE
 from tests.support.tiny_artifacts import pack_again, pack_tiny
 
-SETTINGS = Settings(
+SETTINGS = replace(
+    BASE,
     evaluate=EvaluateSettings(ks=[1, 5], top_k=20, bootstrap_samples=50),
-    judge=JudgeSettings(min_slice=10),
+    judge=JudgeSettings(slices=["type", "batch"], min_slice=10),
     train=TrainSettings(device="cpu"),
 )
 

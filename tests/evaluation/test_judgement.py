@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pyarrow as pa
 import pytest
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
@@ -17,6 +18,7 @@ from cascadexml.errors import ConfigError, DataError
 from cascadexml.evaluation.judge import judge, slices_of, translate
 from cascadexml.evaluation.judgement import Judgement, render
 from cascadexml.ranking import NO_LABEL, Ranking
+from tests.support.params import params_yaml
 
 EVALUATE = EvaluateSettings(ks=[1, 5], top_k=20, bootstrap_samples=200, torso=12, head=40)
 JUDGE = JudgeSettings(guards=[], slices=[], min_slice=20)
@@ -354,7 +356,7 @@ def test_columns_that_make_no_slices_are_refused():
 )
 def test_wrong_settings_are_refused_by_name(judge, said):
     with pytest.raises(ConfigError, match=said):
-        settings_from({"judge": judge}, "params.yaml")
+        settings_from(yaml.safe_load(params_yaml(f"judge: {json.dumps(judge)}")), "params.yaml")
 
 
 def test_the_page_tells_the_decision_and_survives_odd_names(Y):

@@ -11,11 +11,11 @@ import zipfile
 
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from cascadexml.errors import DataError
 from cascadexml.storage.fetch import fetch
 from tests.support.fault_proxy import Fault, fault_proxy
+from tests.support.params import params_yaml
 
 pytestmark = pytest.mark.integration
 
@@ -96,7 +96,7 @@ def test_the_stage_reads_a_bucket(s3_server, bucket, repo_root, sample_dir, tmp_
     with lzma.open(sample_dir / "train.jsonl.xz") as lines:
         content = b"".join(next(lines) for _ in range(200))
     s3_server.client().put_object(Bucket=bucket, Key="mine/train.jsonl.xz", Body=lzma.compress(content))
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump({"download": {"source": f"s3://{bucket}/mine"}}))
+    (tmp_path / "params.yaml").write_text(params_yaml(f"download: {{source: s3://{bucket}/mine}}"))
     environment = os.environ | s3_server.environment | {"PYTHONPATH": str(repo_root)}
     command = [sys.executable, "-m", "stages.download"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)

@@ -14,18 +14,20 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from cascadexml.config import DriftSettings, Settings
+from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import DataError
 from stages import drift
 from tests.conftest import S3Server, sample_records
+from tests.support.params import SETTINGS as BASE
+from tests.support.params import params_yaml
 from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_reference
 
 pytestmark = pytest.mark.integration
 
 # The tiny model knows few of the sample's labels and ranks at random; the page of Evidently costs half a minute.
 SETTINGS = replace(
-    Settings(), drift=DriftSettings(report_rows=0, max_unseen_share=0.95, min_quality_share=0.0, max_unseen_excess=0.2)
+    BASE, drift=replace(BASE.drift, report_rows=0, max_unseen_share=0.95, min_quality_share=0.0, max_unseen_excess=0.2)
 )
 FILES = {"verdict.json", "report.html", "report.json", "accepted.parquet", "rejects.parquet"}
 Row = dict[str, Any]
@@ -239,7 +241,7 @@ def test_as_a_process_with_evidently_and_no_network(artifact: Path, repo_root: P
     shutil.copytree(artifact, tmp_path / "data" / "models" / "artifact")
     source = write(same_years(), "incoming.jsonl")
     knobs = "{batch: incoming.jsonl, max_unseen_share: 0.95, min_quality_share: 0, report_rows: 100}"
-    Path("params.yaml").write_text(f"drift: {knobs}\n")
+    Path("params.yaml").write_text(params_yaml(f"drift: {knobs}"))
     watched = (
         "import os, runpy, sys\n"
         "def watch(event, arguments):\n"

@@ -18,6 +18,7 @@ from cascadexml import quality
 from cascadexml.config import ValidateSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import DataError
+from tests.support.params import params_yaml
 
 pytestmark = pytest.mark.integration
 
@@ -59,7 +60,7 @@ def run_stage(tmp_path: Path, repo_root: Path, names: dict[str, str]) -> Callabl
     def run(splits: Mapping[str, list[dict[str, Any]]]) -> subprocess.CompletedProcess[str]:
         raw = tmp_path / "data" / "raw"
         raw.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "params.yaml").write_text("seed: 0\n")
+        (tmp_path / "params.yaml").write_text(params_yaml())
         for split, rows in splits.items():
             pq.write_table(pa.Table.from_pylist(rows), raw / f"{split}.parquet")
         pq.write_table(pa.table({"id": list(names), "name": list(names.values())}), raw / "labels.parquet")

@@ -14,7 +14,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
-from cascadexml.config import DriftSettings
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError
 from cascadexml.monitoring import drift
@@ -27,8 +26,9 @@ from cascadexml.monitoring.text_statistics import hash_words, text_statistics
 from cascadexml.monitoring.verdict import BatchSummary, Check, MonitoredModel, UnseenLabels, Verdict
 from tests.conftest import sample_records
 from tests.support.label_matrices import random_labels
+from tests.support.params import SETTINGS
 
-SETTINGS = DriftSettings(draws=1000)
+DRIFT = replace(SETTINGS.drift, draws=1000)
 
 
 def made(rng: np.random.Generator, n: int, quality: float = 0.5, unseen: float = 0.02, top: float = 0.5) -> Profile:
@@ -61,10 +61,10 @@ def named(checks: list[Check], name: str) -> Check:
 
 def test_a_batch_like_the_reference_is_stable_and_equal_calls_are_equal(reference: Reference) -> None:
     batch = made(np.random.default_rng(4), 700)
-    checks = compare(reference, batch, SETTINGS, seed=1)
+    checks = compare(reference, batch, DRIFT, seed=1)
     assert failed(checks) == set()
-    assert decide(checks, SETTINGS)[0] == "stable"
-    assert compare(reference, batch, SETTINGS, seed=1) == checks
+    assert decide(checks, DRIFT)[0] == "stable"
+    assert compare(reference, batch, DRIFT, seed=1) == checks
 
 
 @pytest.mark.parametrize(
@@ -76,34 +76,34 @@ def test_a_batch_like_the_reference_is_stable_and_equal_calls_are_equal(referenc
     ],
 )
 def test_each_kind_of_change_fails_its_own_check(reference: Reference, change: Any, check: set[str]) -> None:
-    assert failed(compare(reference, made(np.random.default_rng(5), 700, **change), SETTINGS)) == check
+    assert failed(compare(reference, made(np.random.default_rng(5), 700, **change), DRIFT)) == check
 
 
 def test_other_labels_other_vectors_and_other_types_fail_theirs(reference: Reference) -> None:
     rng = np.random.default_rng(6)
     batch = made(rng, 700)
     flat = replace(batch, Y=random_labels(rng, 700, 40, power=0.3))
-    assert failed(compare(reference, flat, SETTINGS)) == {"label_distribution"}
+    assert failed(compare(reference, flat, DRIFT)) == {"label_distribution"}
     moved = replace(batch, vectors=batch.vectors + np.array([0.8, 0, 0, 0, 0, 0], np.float16))
-    assert failed(compare(reference, moved, SETTINGS)) == {"embedding"}
+    assert failed(compare(reference, moved, DRIFT)) == {"embedding"}
     types = pa.array(rng.choice(["Book", "Thesis"], 700, p=[0.4, 0.6]))
     place = batch.table.schema.get_field_index("type")
     other = replace(batch, table=batch.table.set_column(place, "type", types))
-    assert failed(compare(reference, other, SETTINGS)) == {"type"}
+    assert failed(compare(reference, other, DRIFT)) == {"type"}
 
 
 def test_a_significant_but_small_change_and_a_large_but_uncertain_one_pass(reference: Reference) -> None:
-    small = compare(reference, made(np.random.default_rng(7), 20_000, quality=0.475), SETTINGS)
+    small = compare(reference, made(np.random.default_rng(7), 20_000, quality=0.475), DRIFT)
     assert named(small, "nDCG@5").p_value < 0.001
     assert failed(small) == set()
-    few = compare(reference, made(np.random.default_rng(8), 12), SETTINGS)
-    assert named(few, "characters").value > SETTINGS.max_text_shift
+    few = compare(reference, made(np.random.default_rng(8), 12), DRIFT)
+    assert named(few, "characters").value > DRIFT.max_text_shift
     assert "characters" not in failed(few)
 
 
 def test_the_fall_in_quality_and_its_interval(reference: Reference) -> None:
     batch = made(np.random.default_rng(9), 400, quality=0.45)
-    check = named(compare(reference, batch, SETTINGS), "nDCG@5")
+    check = named(compare(reference, batch, DRIFT), "nDCG@5")
     ours, theirs = (side.table.column("nDCG@5").to_numpy() for side in (reference.profile, batch))
     assert check.value == pytest.approx(ours.mean() - theirs.mean())
     error = math.sqrt(ours.var() / ours.size + theirs.var() / theirs.size)
@@ -118,7 +118,7 @@ def test_the_fall_in_quality_and_its_interval(reference: Reference) -> None:
 
 def test_the_p_value_of_unseen_labels_is_hypergeometric(reference: Reference) -> None:
     batch = made(np.random.default_rng(10), 300, unseen=0.05)
-    check = named(compare(reference, batch, SETTINGS), "unseen_labels")
+    check = named(compare(reference, batch, DRIFT), "unseen_labels")
     hits = [int((side.table.column("unseen_labels").to_numpy() > 0).sum()) for side in (reference.profile, batch)]
     tail = sum(
         math.comb(sum(hits), k) * math.comb(1500 - sum(hits), 300 - k) for k in range(hits[1], min(300, sum(hits)) + 1)
@@ -133,7 +133,7 @@ def test_the_p_value_of_unseen_labels_is_hypergeometric(reference: Reference) ->
 def test_without_labels_their_checks_are_left_out(reference: Reference) -> None:
     batch = made(np.random.default_rng(11), 300)
     bare = replace(batch, Y=None, table=batch.table.select(["characters", "top_probability"]))
-    assert {check.name for check in compare(reference, bare, SETTINGS)} == {
+    assert {check.name for check in compare(reference, bare, DRIFT)} == {
         "characters",
         "top_probability",
         "embedding",
@@ -142,8 +142,8 @@ def test_without_labels_their_checks_are_left_out(reference: Reference) -> None:
 
 
 def test_labels_that_belong_to_other_texts_are_quarantined(reference: Reference) -> None:
-    checks = compare(reference, made(np.random.default_rng(12), 300, quality=0.05), SETTINGS)
-    verdict, reasons = decide(checks, SETTINGS)
+    checks = compare(reference, made(np.random.default_rng(12), 300, quality=0.05), DRIFT)
+    verdict, reasons = decide(checks, DRIFT)
     assert verdict == "quarantined"
     assert [reason.split(":")[0] for reason in reasons] == ["labels_fit_texts"]
 
@@ -153,7 +153,7 @@ def test_the_verdict_counts_failed_checks(compared: list[bool], valid: list[bool
     checks = [Check("c", "text", "s", 1.0, 0.5, 0.0, fails) for fails in compared]
     checks += [Check("v", "validity", "s", 1.0, 0.5, None, fails) for fails in valid]
     expected = "quarantined" if any(valid) else "drift" if sum(compared) >= enough else "stable"
-    assert decide(checks, replace(SETTINGS, min_failed=enough))[0] == expected
+    assert decide(checks, replace(DRIFT, min_failed=enough))[0] == expected
 
 
 def real_profiles() -> tuple[Profile, Profile, Reference]:
@@ -187,14 +187,14 @@ def test_random_halves_of_real_records_raise_no_alarm_and_later_years_do() -> No
     for seed in range(12):
         order = np.random.default_rng(seed).permutation(3000)
         reference = replace(whole, profile=held_out.take(order[:2000]))
-        checks = compare(reference, held_out.take(order[2000:]), SETTINGS)
-        verdicts[decide(checks, SETTINGS)[0]] += 1
+        checks = compare(reference, held_out.take(order[2000:]), DRIFT)
+        verdicts[decide(checks, DRIFT)[0]] += 1
         fails.update(failed(checks))
     assert verdicts == {"stable": 12}
     # Test's labels are not quite distributed as train's; everything else is compared with records of test.
     assert set(fails) <= {"label_distribution"}
-    checks = compare(whole, later, SETTINGS)
-    assert decide(checks, SETTINGS)[0] == "drift"
+    checks = compare(whole, later, DRIFT)
+    assert decide(checks, DRIFT)[0] == "drift"
     assert {"characters", "type", "unseen_labels", "label_distribution"} <= failed(checks)
     assert "embedding" not in failed(checks)
 
@@ -213,7 +213,7 @@ def verdict_of(batch: str, outcome: Any, checks: list[Check]) -> Verdict:
 def test_a_verdict_reads_back_as_it_was_written(reference: Reference) -> None:
     batch = made(np.random.default_rng(14), 300, quality=0.3)
     whole = replace(
-        verdict_of("b", "drift", compare(reference, batch, SETTINGS)),
+        verdict_of("b", "drift", compare(reference, batch, DRIFT)),
         quality=quality_figures(reference.profile, batch, 100),
     )
     verdict = whole.rounded()
@@ -231,7 +231,7 @@ def test_a_verdict_reads_back_as_it_was_written(reference: Reference) -> None:
 
 def test_a_reference_that_nobody_holds_is_let_go(reference: Reference) -> None:
     own = replace(reference)
-    compare(own, made(np.random.default_rng(15), 60), SETTINGS)
+    compare(own, made(np.random.default_rng(15), 60), DRIFT)
     seen = weakref.ref(own)
     del own
     gc.collect()
@@ -246,13 +246,13 @@ def test_the_null_of_a_reference_is_drawn_once_a_size(reference: Reference, monk
         return null_divergences(Y_train, n, draws, seed)
 
     monkeypatch.setattr(drift, "null_divergences", counted)
-    first = [compare(own, made(np.random.default_rng(16), n), SETTINGS) for n in (60, 60, 80)]
+    first = [compare(own, made(np.random.default_rng(16), n), DRIFT) for n in (60, 60, 80)]
     assert sizes == [60, 80]
     assert first[0] == first[1]
 
 
 def test_the_history_is_drawn_also_with_a_quarantined_batch(tmp_path: Path, reference: Reference) -> None:
-    checks = compare(reference, made(np.random.default_rng(13), 300, quality=0.3), SETTINGS)
+    checks = compare(reference, made(np.random.default_rng(13), 300, quality=0.3), DRIFT)
     verdicts = [
         verdict_of(f"batch-{n}", outcome, each)
         for n, (outcome, each) in enumerate([("drift", checks), ("quarantined", []), ("stable", checks[:3])])

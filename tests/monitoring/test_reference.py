@@ -9,7 +9,6 @@ import pyarrow as pa
 import pytest
 
 from cascadexml.artifact.artifact import REFERENCE_FORMAT, open_artifact
-from cascadexml.config import DriftSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError, FormatError
@@ -20,7 +19,10 @@ from cascadexml.monitoring.reference import Reference, make_reference
 from cascadexml.rankers.base import Documents, load_ranker
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.popularity import Popularity
+from tests.support.params import SETTINGS
 from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_reference
+
+FEW_DRAWS = replace(SETTINGS.drift, draws=20)
 
 
 @pytest.fixture(scope="module")
@@ -46,11 +48,11 @@ def test_a_ranker_without_vectors_leaves_them_out(tiny: Path, small_corpus: Corp
     assert loaded.profile.vectors is None
     assert loaded.profile.table.equals(made.profile.table)
     assert loaded.profile.take(np.array([3, 1])).table.equals(made.profile.take(np.array([3, 1])).table)
-    checks = compare(loaded, made.profile.take(np.arange(60)), DriftSettings(draws=20))
+    checks = compare(loaded, made.profile.take(np.arange(60)), FEW_DRAWS)
     whole = Reference.load(tiny / "reference")
-    with_vectors = compare(whole, made.profile.take(np.arange(60)), DriftSettings(draws=20))
+    with_vectors = compare(whole, made.profile.take(np.arange(60)), FEW_DRAWS)
     assert {check.name for check in with_vectors} == {check.name for check in checks}, "one side without is enough"
-    with_vectors = compare(whole, replace(made.profile, vectors=whole.profile.vectors), DriftSettings(draws=20))
+    with_vectors = compare(whole, replace(made.profile, vectors=whole.profile.vectors), FEW_DRAWS)
     assert {check.name for check in with_vectors} - {check.name for check in checks} == {"embedding"}
 
 

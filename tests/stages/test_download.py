@@ -3,17 +3,18 @@ import lzma
 import os
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import yaml
 
 from cascadexml.bundle import sha256_of
-from cascadexml.config import ColumnSettings, DownloadSettings, Settings, SplitSettings
+from cascadexml.config import ColumnSettings, DownloadSettings, SplitSettings
 from cascadexml.data.readers import RECORD_SCHEMA
 from cascadexml.errors import DataError
 from stages import RAW, download
+from tests.support.params import SETTINGS, params_yaml
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def _own_folder(tmp_path, monkeypatch):
 
 
 def run_stage(**settings) -> dict:
-    download.main(Settings(download=DownloadSettings(**settings)))
+    download.main(replace(SETTINGS, download=DownloadSettings(**settings)))
     return {name: pq.read_table(RAW / f"{name}.parquet") for name in ("train", "dev", "test")}
 
 
@@ -89,14 +90,14 @@ def test_as_a_command(repo_root, tmp_path, sample_lines):
     params = tmp_path / "project" / "params.yaml"
     command = [sys.executable, "-m", "stages.download"]
     environment = os.environ | {"PYTHONPATH": str(repo_root)}
-    params.write_text(yaml.safe_dump({"download": {"source": "no-such-folder"}}))
+    params.write_text(params_yaml("download: {source: no-such-folder}"))
     failed = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert failed.returncode == 1
     assert failed.stderr.strip() == (
         "error: no-such-folder does not exist: set download.source to a file, a folder, http(s):// or s3://."
     )
     (tmp_path / "train.jsonl").write_text("".join(sample_lines))
-    params.write_text(yaml.safe_dump({"download": {"source": str(tmp_path / "train.jsonl"), "limit": 10}}))
+    params.write_text(params_yaml(f"download: {{source: '{tmp_path}/train.jsonl', limit: 10}}"))
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "train 10, dev 2, test 2" in done.stderr

@@ -2,12 +2,13 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from dvclive import Live
 
-from cascadexml.config import EvaluateSettings, Settings, TrainSettings
+from cascadexml.config import EvaluateSettings, TrainSettings
 from cascadexml.data.corpus import Corpus, Split
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError
@@ -18,12 +19,13 @@ from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.ranking import Ranking
 from stages import CALIBRATION, CORPUS, MODEL, REPORTS, TOKENS
 from stages.evaluate import main
+from tests.support.params import SETTINGS
 from tests.support.tiny_artifacts import MAX_LENGTH, tiny_model
 from tests.support.tiny_encoders import make_tiny_encoder
 
 KNOBS = EvaluateSettings(ks=[1, 3, 5], top_k=30, bootstrap_samples=20, torso=2, head=5, neighbours=5, examples=3)
 KEYS = {"figures": "test", "intervals": "intervals", "bins": "bins"}
-SETTINGS = Settings(evaluate=KNOBS, train=TrainSettings(device="cpu"))
+CHOSEN = replace(SETTINGS, evaluate=KNOBS, train=TrainSettings(device="cpu"))
 
 
 def lay_out(corpus):
@@ -48,7 +50,7 @@ def evaluated(small_corpus, tmp_path_factory):
                 live.step = step
                 live.log_metric("loss/total", 1 / step)
                 live.log_metric("dev/P@1", 0.1 * step)
-        main(SETTINGS)
+        main(CHOSEN)
     return folder
 
 
@@ -104,7 +106,7 @@ def test_the_same_inputs_give_the_same_bytes(evaluated, monkeypatch):
 
     monkeypatch.chdir(evaluated)
     first = content()
-    main(SETTINGS)
+    main(CHOSEN)
     assert content() == first
     assert len(first) > 10
 
@@ -113,7 +115,7 @@ def test_without_dev_scores_are_used_as_they_are(small_corpus, tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     splits = {name: split for name, split in small_corpus.splits.items() if name != "dev"}
     lay_out(Corpus(splits, small_corpus.vocabulary))
-    main(SETTINGS)
+    main(CHOSEN)
     assert Calibration.load(CALIBRATION) == Calibration()
     assert json.loads((REPORTS / "metrics.json").read_text())["dev"] == {}
     assert not (REPORTS / "evaluation" / "training.png").exists()
@@ -125,5 +127,5 @@ def test_without_test_documents_it_says_so(small_corpus, tmp_path, monkeypatch):
     none = Split([], [], test.Y[:0], test.metadata.slice(0, 0))
     Corpus({**small_corpus.splits, "test": none}, small_corpus.vocabulary).save(CORPUS)
     with pytest.raises(DataError, match="no test document"):
-        main(SETTINGS)
+        main(CHOSEN)
     assert not Path(REPORTS).exists()

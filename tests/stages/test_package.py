@@ -8,7 +8,7 @@ import pytest
 
 from cascadexml import Predictor
 from cascadexml.artifact import open_artifact
-from cascadexml.config import EncoderSettings, PackageSettings, Settings, TokenizeSettings
+from cascadexml.config import EncoderSettings, Settings, TokenizeSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError, FormatError
@@ -17,6 +17,7 @@ from cascadexml.monitoring.reference import Reference
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from stages import ARTIFACT, CALIBRATION, CORPUS, MODEL, REFERENCE, REPORTS, TOKENS, package, reference
+from tests.support.params import SETTINGS
 from tests.support.tiny_artifacts import tiny_metrics, tiny_model
 from tests.support.tiny_encoders import make_tiny_encoder
 
@@ -31,14 +32,14 @@ def settings(tmp_path: Path, small_corpus: Corpus, monkeypatch: pytest.MonkeyPat
     Calibration(0.8, -0.2, 0.3).save(CALIBRATION)
     for name in ("dev", "test"):
         TokenStore.build(TOKENS / name, small_corpus.splits[name].texts, load_tokenizer("encoder"), 20)
-    reference.main(Settings())
+    reference.main(SETTINGS)
     REPORTS.mkdir()
     tiny_metrics().save(REPORTS / "metrics.json")
     return replace(
-        Settings(),
+        SETTINGS,
         encoder=EncoderSettings(name="encoder"),
         tokenize=TokenizeSettings(max_length=20),
-        package=PackageSettings(name="a model", intended_use="Testing only."),
+        package=replace(SETTINGS.package, name="a model", intended_use="Testing only."),
     )
 
 

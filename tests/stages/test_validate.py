@@ -8,11 +8,12 @@ import pytest
 
 import stages
 from stages import validate
+from tests.support.params import params_yaml
 
 
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "params.yaml").write_text("seed: 0\n")
+    (tmp_path / "params.yaml").write_text(params_yaml())
     (tmp_path / "data" / "raw").mkdir(parents=True)
     monkeypatch.chdir(tmp_path)
     return tmp_path

@@ -20,6 +20,7 @@ from cascadexml.storage.addresses import public_name
 from cascadexml.storage.archives import unpack
 from cascadexml.storage.fetch import fetch
 from cascadexml.storage.object_store import ObjectStore
+from tests.support.params import params_yaml
 
 CONTENT = os.urandom(3_000_000)
 
@@ -290,7 +291,7 @@ def test_a_malformed_endpoint_is_one_sentence_without_secrets(endpoint, tmp_path
 
 
 def test_the_stage_says_a_malformed_endpoint_in_one_line(tmp_path, repo_root):
-    (tmp_path / "params.yaml").write_text("download: {source: s3://bucket/x}")
+    (tmp_path / "params.yaml").write_text(params_yaml("download: {source: s3://bucket/x}"))
     environment = os.environ | {"AWS_ENDPOINT_URL": "http://me:secret@127.0.0.1:9", "PYTHONPATH": str(repo_root)}
     command = [sys.executable, "-m", "stages.download"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 
 from cascadexml.artifact import Origin, pack
-from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.evaluation.calibration import Calibration
@@ -20,10 +19,10 @@ from cascadexml.rankers.base import load_ranker, ranker_bundle
 from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
 from cascadexml.rankers.cascade.network import CascadeXML, ModelConfig
 from cascadexml.rankers.cascade.ranker import CascadeRanker
+from tests.support.params import SETTINGS
 from tests.support.tiny_encoders import make_tiny_encoder
 
 MAX_LENGTH = 24
-SETTINGS = Settings()
 
 
 def tiny_model(corpus: Corpus, encoder: Path) -> CascadeXML:

@@ -73,7 +73,7 @@ def _parts(folder: Path, short: str) -> tuple[Path, ...] | None:
 def _label_items(path: Path) -> list[tuple[str, str | None]]:
     """(id, name) of each label, by column of the matrix."""
     if path.name.startswith("lbl.json"):
-        items = read_jsonl(path, _json_settings("title"))
+        items = read_jsonl(path, _json_settings(path, "title"))
         ids, names = items.column("id").to_pylist(), items.column("text").to_pylist()
         if None in ids:
             line = ids.index(None)
@@ -85,12 +85,13 @@ def _label_items(path: Path) -> list[tuple[str, str | None]]:
     return [(str(column), text or None) for column, text in enumerate(texts)]
 
 
-def _json_settings(text: str) -> DownloadSettings:
-    return DownloadSettings(columns=ColumnSettings(id="uid", text=text, labels="target_ind"))
+def _json_settings(path: Path, text: str) -> DownloadSettings:
+    columns = ColumnSettings(id="uid", text=text, labels="target_ind")
+    return DownloadSettings(source=str(path), columns=columns)
 
 
 def _json_split(path: Path, labels: list[tuple[str, str | None]] | None) -> pa.Table:
-    table = read_jsonl(path, _json_settings("title+content"))
+    table = read_jsonl(path, _json_settings(path, "title+content"))
     if "target_rel" in table.column_names:
         table = table.drop_columns("target_rel")
     if labels is None:

@@ -8,6 +8,7 @@ import json
 import lzma
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from cascadexml.config import ColumnSettings, DownloadSettings
 from cascadexml.data.readers import RECORD_SCHEMA, read
 from cascadexml.errors import DataError
 
-AUTO = DownloadSettings()
+AUTO = DownloadSettings(source="not read here")
 CORE = ["id", "text", "labels"]
 
 
@@ -273,7 +274,7 @@ def test_columns_by_settings_and_joined_texts(tmp_path, kind):
     ]
     write_records(tmp_path, rows, kind)
     columns = ColumnSettings(id="key", text="title + abstract", labels="subjects")
-    table = read(tmp_path, DownloadSettings(columns=columns, label_separator="|")).splits["train"]
+    table = read(tmp_path, replace(AUTO, columns=columns, label_separator="|")).splits["train"]
     assert table.select(CORE).to_pylist() == [
         {"id": "1", "text": "A B", "labels": ["x", "y"]},
         {"id": "2", "text": "C", "labels": ["x"]},
@@ -286,7 +287,7 @@ def test_columns_by_settings_and_joined_texts(tmp_path, kind):
 def test_a_wrong_column_name_is_named(tmp_path, records, kind):
     write_records(tmp_path, records, kind)
     with pytest.raises(DataError, match=r"'body'.*title.*download\.columns"):
-        read(tmp_path, DownloadSettings(columns=ColumnSettings(text="body")))
+        read(tmp_path, replace(AUTO, columns=ColumnSettings(text="body")))
 
 
 @pytest.mark.parametrize("suffix", ["xz", "gz", "bz2"])
@@ -336,7 +337,7 @@ def test_a_folder_inside_a_folder_and_mixed_formats(tmp_path, records):
 
 def test_an_explicit_format_reads_any_name(tmp_path, records):
     (tmp_path / "train.txt").write_bytes(delimited(records, "\t", ";".join))
-    assert read(tmp_path, DownloadSettings(format="tsv")).splits["train"].num_rows == len(records)
+    assert read(tmp_path, replace(AUTO, format="tsv")).splits["train"].num_rows == len(records)
 
 
 @pytest.mark.parametrize(
@@ -396,7 +397,7 @@ def test_an_npz_that_would_crash_scipy_is_refused_as_a_source(tmp_path):
         "import sys, pathlib; from cascadexml.config import DownloadSettings\n"
         "from cascadexml.data.readers import read\n"
         "from cascadexml.errors import DataError\n"
-        "try: read(pathlib.Path(sys.argv[1]), DownloadSettings())\n"
+        "try: read(pathlib.Path(sys.argv[1]), DownloadSettings(source=sys.argv[1]))\n"
         "except DataError as error: sys.exit(str(error))"
     )
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)

@@ -15,7 +15,7 @@ from scipy import sparse
 import stages
 from cascadexml.artifact import open_artifact
 from cascadexml.artifact.predecessor import open_predecessor
-from cascadexml.config import ClusterSettings, EvaluateSettings, Settings, TrainSettings
+from cascadexml.config import ClusterSettings, EvaluateSettings, TrainSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import ConfigError, DataError, FormatError
@@ -30,6 +30,7 @@ from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
 from stages import cluster
 from tests.conftest import sample_records
+from tests.support.params import SETTINGS
 from tests.support.tiny_artifacts import pack_tiny
 from tests.support.tiny_encoders import make_tiny_encoder
 from tests.support.tiny_runs import prepare, train
@@ -308,7 +309,7 @@ def test_the_cluster_stage_extends_the_tree_of_the_base(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     runs.after.save(stages.CORPUS)
-    warm = Settings(train=TrainSettings(warm_start=True))
+    warm = replace(SETTINGS, train=TrainSettings(warm_start=True))
     with pytest.raises(ConfigError, match=r"data/base/artifact does not exist"):
         cluster.main(warm)
     shutil.copytree(artifact, stages.BASE)
@@ -319,5 +320,5 @@ def test_the_cluster_stage_extends_the_tree_of_the_base(
     # Settings of a cold start alone do not touch a tree that is there, levels that differ from its own are refused.
     with pytest.raises(ConfigError, match=r"cluster\.levels is \[32\], the tree to start from has \[16\]"):
         cluster.main(replace(warm, cluster=ClusterSettings(levels=[32])))
-    cluster.main(Settings())
+    cluster.main(SETTINGS)
     assert LabelTree.load(stages.TREE).levels != base.levels

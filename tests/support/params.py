@@ -1,0 +1,18 @@
+"""The settings of the default run, and params.yaml files that differ from it in a few values."""
+
+from pathlib import Path
+
+import yaml
+
+from cascadexml.config import load_settings
+from cascadexml.config.overrides import merge
+
+FILE = Path(__file__).resolve().parents[2] / "params.yaml"
+SETTINGS = load_settings(FILE)
+
+
+def params_yaml(overlay: str = "") -> str:
+    """The default run's params.yaml with the values of `overlay`, which is YAML, in place of its own."""
+    tree = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    merge(tree, yaml.safe_load(overlay) or {})
+    return yaml.safe_dump(tree)

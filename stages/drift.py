@@ -3,6 +3,7 @@
     python -m stages.drift [--batch SOURCE] [--model ARTIFACT] [--out FOLDER]
 
 Without flags it is the DVC stage. The exit code is 0 whatever the verdict, and 1 where the batch cannot be read at all.
+The stage has nothing to compare where `drift.batch` is a folder with a README alone, as it is for own data at first.
 """
 
 import argparse
@@ -30,10 +31,15 @@ log = logging.getLogger(__name__)
 def main(settings: Settings, argv: Sequence[str] | None = None) -> None:
     """Write verdict.json, report.html, report.json, accepted.parquet and rejects.parquet at once."""
     parser = argparse.ArgumentParser(prog="python -m stages.drift")
-    parser.add_argument("--batch", default=settings.drift.batch, metavar="SOURCE")
+    parser.add_argument("--batch", metavar="SOURCE", help="default: drift.batch, which may be an empty folder")
     parser.add_argument("--model", default=str(ARTIFACT), metavar="ARTIFACT", help="a folder, or a model in a registry")
     parser.add_argument("--out", type=Path, default=DRIFT, metavar="FOLDER")
     arguments = parser.parse_args(argv)
+    if arguments.batch is None:
+        arguments.batch = settings.drift.batch
+        if is_empty(Path(arguments.batch)):
+            say_nothing_came(arguments.batch, arguments.out)
+            return
     progress = console_progress()
     artifact = open_model(arguments.model)
     folder = DATA / "downloads" / hashlib.sha256(arguments.batch.encode()).hexdigest()[:16]
@@ -50,6 +56,21 @@ def main(settings: Settings, argv: Sequence[str] | None = None) -> None:
     for reason in found.verdict.reasons:
         log.info("%s", reason)
     log.info("batch %s: %s", batch.id, found.verdict.outcome)
+
+
+def is_empty(folder: Path) -> bool:
+    """Whether it is a folder in which nobody has put anything beside its README."""
+    return folder.is_dir() and all(file.name == "README.md" for file in folder.iterdir())
+
+
+def say_nothing_came(batch: str, out: Path) -> None:
+    """Write verdict.json with no verdict and its reason, alone."""
+    reason = f"{batch} holds no records: put later records there, or name them in drift.batch, to compare them."
+    with beside(out) as new:
+        new.mkdir()
+        text = json.dumps({"verdict": None, "reasons": [reason]}, indent=1, ensure_ascii=False)
+        (new / "verdict.json").write_text(text + "\n", encoding="utf-8")
+    log.info("%s", reason)
 
 
 if __name__ == "__main__":

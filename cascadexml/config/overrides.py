@@ -3,9 +3,11 @@
 import io
 import re
 import typing
+import unicodedata
 from collections.abc import Mapping, MutableMapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import yaml
 from ruamel.yaml import YAML
@@ -25,6 +27,8 @@ ruamel.representer.add_representer(
 )
 NULLS = ("", "~", "null", "Null", "NULL")
 TRUTHS = ("yes", "no", "on", "off")
+INCOMING = "data/incoming"  # where later batches of own data may be put; with none in it there is nothing to compare
+FILE_SUFFIXES = re.compile(r"(\.(jsonl|ndjson|json|csv|tsv|parquet|txt|npz|gz|xz|bz2|zip|tar|tgz))+$", re.IGNORECASE)
 PLAIN = re.compile(r"[A-Za-z/][\w./+@-]*(://[\w./+@-]*)?", re.ASCII)
 
 
@@ -133,18 +137,43 @@ def merge(base: MutableMapping[str, Any], overlay: Mapping[str, Any]) -> None:
             base[key] = value
 
 
+def model_name(source: str) -> str:
+    """What to call a model of this source: the file's or folder's own name, as the registry takes it.
+
+    my/records.jsonl.gz is "records", s3://bucket/Press 2024/ is "Press-2024".
+    """
+    address = urlsplit(source) if "://" in source else None
+    path = PurePosixPath(unquote(address.path)) if address else Path(source).absolute()
+    name = FILE_SUFFIXES.sub("", path.name or (address.netloc if address else ""))
+    ascii_ = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", ascii_).strip("._-")[:128] or "own-data"
+
+
+def of_other_data(source: str) -> dict[str, Any]:
+    """What holds for another source until its owner says more: nothing that was said of the data before."""
+    told = dict.fromkeys(("data", "data_licence", "intended_use", "limits"))
+    return {"package": {"name": model_name(source), **told}, "drift": {"batch": INCOMING}}
+
+
 def apply(params: Path, settings: Sequence[str], preset: Path | None = None, source: str | None = None) -> None:
     """Write a preset, a source and key=value settings into params.yaml, in this order, after checking the whole.
+
+    Another source than the one there takes with it what params.yaml says of the data (`of_other_data`), unless preset
+    or settings say it anew.
 
     Raises:
         ConfigError: anything is wrong; params.yaml stays as it was.
     """
+    tree = read(params)
     overlays: list[Mapping[str, Any]] = [read(preset)] if preset else []
     if source:
         # The shell leaves the ~ of SOURCE=~/folder to us; Path would eat one slash of an address.
-        overlays.append({"download": {"source": source if "://" in source else str(Path(source).expanduser())}})
+        place = source if "://" in source else str(Path(source).expanduser())
+        download = tree.get("download")
+        if not isinstance(download, Mapping) or download.get("source") != place:
+            overlays.insert(0, of_other_data(place))
+        overlays.append({"download": {"source": place}})
     overlays.extend(map(assignment, settings))
-    tree = read(params)
     for overlay in overlays:
         merge(tree, overlay)
     text = io.StringIO()

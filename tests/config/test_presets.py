@@ -5,7 +5,7 @@ import shutil
 import string
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from ruamel.yaml import YAML
 
 from cascadexml.config import Settings, load_settings
 from cascadexml.config.overrides import apply
+from cascadexml.registry.uris import NAME
 from tests.support.command_line import cascadexml
 
 REPO = Path(__file__).resolve().parents[2]
@@ -88,6 +89,62 @@ def test_presets_source_and_settings_are_laid_over_in_that_order(project: Projec
     assert (settings.train.epochs, settings.train.encoder_lr) == (3, 1e-5)
     assert settings.cluster.levels == [64, 512]
     assert settings.tokenize.max_length == 256
+
+
+SAMPLE = ("data", "data_licence", "intended_use", "limits")
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("my.csv", "my"),
+        ("my-data", "my-data"),
+        ("folder/", "folder"),
+        ("wiki10-31k.v2", "wiki10-31k.v2"),
+        ("s3://b/x/records.jsonl.gz", "records"),
+        ("s3://bucket/Press%202024/", "Press-2024"),
+        ("s3://bucket", "bucket"),
+        ("https://me:secret@example.org/a,b.tar.gz?signature=1&y=2.csv", "a-b"),
+        ("B\N{LATIN SMALL LETTER U WITH DIAERESIS}cher und mehr.parquet", "Bucher-und-mehr"),
+        ("_.jsonl", "own-data"),
+        ("\N{CJK UNIFIED IDEOGRAPH-66F8}.csv", "own-data"),
+    ],
+)
+def test_another_source_takes_a_name_of_its_own_and_nothing_said_of_the_sample(
+    source: str, name: str, project: Project
+) -> None:
+    before = load_settings(project.params)
+    settings = project.settings_after("--source", source)
+    assert settings.package.name == name
+    assert NAME.fullmatch(name)
+    assert [getattr(settings.package, key) for key in SAMPLE] == [None] * 4
+    assert settings.drift.batch == "data/incoming"
+    assert (REPO / "data/incoming/README.md").is_file()
+    source = settings.download.source
+    assert replace(before, download=replace(before.download, source=source), package=settings.package,
+                   drift=settings.drift) == settings  # fmt: skip
+
+
+def test_what_is_said_of_own_data_stays_when_its_source_is_set_again(project: Project) -> None:
+    said = project.settings_after(
+        "--source", "my.csv", "package.data_licence=ours alone", "package.name=press", "drift.batch=later.csv"
+    )
+    assert (said.package.name, said.package.data_licence, said.package.data) == ("press", "ours alone", None)
+    assert said.drift.batch == "later.csv"
+    assert project.settings_after("--source", "my.csv", "train.epochs=1") == said
+    other = project.settings_after("--source", "other.csv")
+    assert (other.package.name, other.package.data_licence) == ("other", None)
+
+
+def test_the_source_that_is_there_changes_nothing(project: Project) -> None:
+    before = project.params.read_bytes()
+    assert project.override("--source", "data/sample") == (0, "")
+    assert project.params.read_bytes() == before
+
+
+def test_a_preset_says_what_its_data_is_whatever_the_source(project: Project) -> None:
+    said = project.settings_after("--preset", "params/wiki10-31k.yaml", "--source", "path/to/folder").package
+    assert (said.name, said.limits) == ("wiki10-31k", "A benchmark, not a product.")
 
 
 @pytest.mark.parametrize("source", ["~/with space/it's.jsonl", "https://example.org/a,b.zip?x=1&y=2", "1e5", "[a]"])

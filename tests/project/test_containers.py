@@ -191,7 +191,8 @@ def test_everything_that_is_copied_is_in_the_build_context() -> None:
     [
         ".env", ".env.production", "flows/.env", "keys/sign.pem", "cascadexml/sign.pem", ".git/config",
         ".venv/bin/python", ".local/credentials", ".dvc/config.local", ".dvc/cache/files/md5/00/11",
-        "data/models/artifact/manifest.json", "data/accepted/batch.parquet", "data/base/artifact/manifest.json",
+        "data/models/artifact/manifest.json", "data/accepted/batch.parquet", "data/incoming/batch.parquet",
+        "data/base/artifact/manifest.json",
         "stages/__pycache__/x.pyc", "tests/conftest.py",
     ],
 )  # fmt: skip

@@ -17,19 +17,19 @@ from rich.text import Text
 from cascadexml.bundle import beside
 from cascadexml.config import ValidateSettings
 from cascadexml.errors import DataError
-from cascadexml.quality.figures import Inspection, inspect
+from cascadexml.quality.figures import Measured, measure
 from cascadexml.quality.rules import DAMAGE, REASONS, Screened, screen
-from cascadexml.quality.suite import CRITICAL, Checked, Failure, check
+from cascadexml.quality.suite import CRITICAL, Failure, SuiteResults, run_suites
 
 __all__ = [
     "DAMAGE",
     "REASONS",
-    "Checked",
     "Failure",
-    "Inspection",
+    "Measured",
     "Screened",
-    "check",
-    "inspect",
+    "SuiteResults",
+    "measure",
+    "run_suites",
     "screen",
     "validate",
 ]
@@ -45,7 +45,7 @@ def validate(
     rejects: Path,
     reports: Path,
 ) -> dict[str, pa.Table]:
-    """Screen raw records, check the expectations, and write what was refused and what was found.
+    """Screen and measure raw records, hold them to the expectations, and write what was refused and what was found.
 
     Args:
         records: RawRecords by split (see `cascadexml.readers`), train first.
@@ -61,29 +61,29 @@ def validate(
         DataError: a table is not RawRecords, or a critical expectation does not hold; in the latter case `rejects` and
             `reports` have been written, and the table of what failed has been logged.
     """
-    inspection = inspect(records, label_names, settings)
+    measured = measure(records, label_names, settings)
     with beside(rejects) as file:
-        pq.write_table(inspection.rejects, file)
-    for split, counted in inspection.figures.items():
+        pq.write_table(measured.rejects, file)
+    for split, counted in measured.figures.items():
         log.info("%s: %d read, %d kept, %d refused %s", split, *_counts(counted))
     log.info("checking expectations (importing Great Expectations takes a while)")
-    checked = check(inspection, settings, reports / "data_docs")
+    found = run_suites(measured, settings, reports / "data_docs")
     with beside(reports / "summary.json") as file:
-        file.write_text(_summary(inspection, checked), encoding="utf-8")
+        file.write_text(_summary(measured, found), encoding="utf-8")
 
-    critical = [failure for failure in checked.failures if failure.severity == CRITICAL]
-    warnings = [failure for failure in checked.failures if failure.severity != CRITICAL]
+    critical = [failure for failure in found.failures if failure.severity == CRITICAL]
+    warnings = [failure for failure in found.failures if failure.severity != CRITICAL]
     if warnings:
-        log.warning("%d of %d expectations give a warning:\n%s", len(warnings), checked.expectations, _table(warnings))
+        log.warning("%d of %d expectations give a warning:\n%s", len(warnings), found.expectations, _table(warnings))
     if critical:
-        log.error("%d of %d expectations fail critically:\n%s", len(critical), checked.expectations, _table(critical))
+        log.error("%d of %d expectations fail critically:\n%s", len(critical), found.expectations, _table(critical))
         worst = critical[0]
         raise DataError(
             f"The records fail {len(critical)} critical expectation(s), the first on {worst.column} of {worst.split}: "
             f"found {worst.observed}, expected {worst.expected}; see {reports / 'data_docs' / 'index.html'} and "
             f"{rejects}, then mend the source or the bounds in params.yaml under validate."
         )
-    return inspection.kept
+    return measured.kept
 
 
 def _counts(counted: Mapping[str, Any]) -> tuple[int, int, int, str]:
@@ -91,16 +91,16 @@ def _counts(counted: Mapping[str, Any]) -> tuple[int, int, int, str]:
     return counted["read"], counted["kept"], counted["refused"], f"({reasons})" if reasons else ""
 
 
-def _summary(inspection: Inspection, checked: Checked) -> str:
-    severities = [failure.severity for failure in checked.failures]
+def _summary(measured: Measured, found: SuiteResults) -> str:
+    severities = [failure.severity for failure in found.failures]
     document = {
-        "splits": inspection.figures,
+        "splits": measured.figures,
         "expectations": {
-            "checked": checked.expectations,
+            "checked": found.expectations,
             "critical": severities.count(CRITICAL),
             "warning": len(severities) - severities.count(CRITICAL),
         },
-        "failed": [vars(failure) for failure in checked.failures],
+        "failed": [vars(failure) for failure in found.failures],
     }
     return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
 

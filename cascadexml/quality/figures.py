@@ -39,7 +39,7 @@ ABSENT, EMPTY = "absent", "empty"
 
 
 @dataclass(frozen=True)
-class Inspection:
+class Measured:
     """Everything known about the raw records before an expectation is checked.
 
     Attributes:
@@ -55,7 +55,7 @@ class Inspection:
     figures: dict[str, dict[str, Any]]
 
 
-def inspect(records: Mapping[str, pa.Table], label_names: Mapping[str, str], settings: ValidateSettings) -> Inspection:
+def measure(records: Mapping[str, pa.Table], label_names: Mapping[str, str], settings: ValidateSettings) -> Measured:
     """Screen every split, then count what the kept records have in common.
 
     Texts are compared without white space at either end. Leaks are counted against train, and against every split that
@@ -81,7 +81,7 @@ def inspect(records: Mapping[str, pa.Table], label_names: Mapping[str, str], set
         for share, count in SHARES.items():
             counted[share] = counted[count] / max(totals.get(share, counted["kept"]), 1)
         counted["metadata"] = _metadata_kinds(records, split)
-    return Inspection(kept, rejects_table(screened), facts, figures)
+    return Measured(kept, rejects_table(screened), facts, figures)
 
 
 def _counts(result: Screened) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 """The Great Expectations suites: one over the records of each split, one over the splits side by side.
 
-Great Expectations is imported inside `check` alone: the import takes many seconds.
+Great Expectations is imported inside `run_suites` alone: the import takes many seconds.
 """
 
 import logging
@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from cascadexml.config import ValidateSettings
 from cascadexml.quality import data_docs
-from cascadexml.quality.figures import ABSENT, EMPTY, SHARES, Inspection
+from cascadexml.quality.figures import ABSENT, EMPTY, SHARES, Measured
 
 CRITICAL, WARNING = "critical", "warning"
 CRITICAL_SHARES = ("refused_share", "duplicate_share", "leak_share")
@@ -60,18 +60,18 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class Checked:
+class SuiteResults:
     """How many expectations were checked, and those that do not hold, critical ones first."""
 
     expectations: int
     failures: tuple[Failure, ...]
 
 
-def check(inspection: Inspection, settings: ValidateSettings, docs: Path) -> Checked:
+def run_suites(measured: Measured, settings: ValidateSettings, docs: Path) -> SuiteResults:
     """Run the suites and write Great Expectations' Data Docs to the folder `docs`; nothing else is left on disk.
 
     Args:
-        inspection: what `inspect` found.
+        measured: what `measure` found.
         settings: the bounds.
         docs: folder of the HTML pages; an older one is replaced.
     """
@@ -84,9 +84,9 @@ def check(inspection: Inspection, settings: ValidateSettings, docs: Path) -> Che
     from great_expectations.core.run_identifier import RunIdentifier
     from great_expectations.data_context.types.base import ProgressBarsConfig
 
-    tables = {**inspection.facts, SPLITS: _side_by_side(inspection.figures)}
-    suites = {split: _record_expectations(facts, settings) for split, facts in inspection.facts.items()}
-    suites[SPLITS] = _split_expectations(inspection.figures, settings)
+    tables = {**measured.facts, SPLITS: _side_by_side(measured.figures)}
+    suites = {split: _record_expectations(facts, settings) for split, facts in measured.facts.items()}
+    suites[SPLITS] = _split_expectations(measured.figures, settings)
     with tempfile.TemporaryDirectory(prefix="cascadexml-") as scratch:
         folder = Path(scratch)
         context = gx.get_context(mode="file", project_root_dir=folder)
@@ -109,16 +109,16 @@ def check(inspection: Inspection, settings: ValidateSettings, docs: Path) -> Che
         outcome = context.checkpoints.add_or_update(checkpoint).run(run_id=RunIdentifier(run_name="validate"))
         results = {result.suite_name: result for result in outcome.run_results.values()}
         failures = [
-            _failure(name, entry, inspection) for name in tables for entry in results[name].results if not entry.success
+            _failure(name, entry, measured) for name in tables for entry in results[name].results if not entry.success
         ]
-        checked = Checked(
+        found = SuiteResults(
             expectations=sum(len(result.results) for result in results.values()),
             failures=tuple(sorted(failures, key=lambda failure: failure.severity != CRITICAL)),
         )
         statuses = {name: bool(results[name].success) for name in tables}
         site = folder / "gx" / "uncommitted" / "data_docs" / "local_site"
-        data_docs.write(docs, site, statuses, [vars(failure) for failure in checked.failures])
-    return checked
+        data_docs.write(docs, site, statuses, [vars(failure) for failure in found.failures])
+    return found
 
 
 def _record_expectations(facts: pa.Table, settings: ValidateSettings) -> list[Any]:
@@ -187,7 +187,7 @@ def _side_by_side(figures: Mapping[str, Mapping[str, Any]]) -> pa.Table:
     return pa.Table.from_pylist([row])
 
 
-def _failure(suite: str, entry: Any, inspection: Inspection) -> Failure:
+def _failure(suite: str, entry: Any, measured: Measured) -> Failure:
     config, result = entry.expectation_config, entry.result
     kwargs = config.kwargs
     column = kwargs.get("column", "records")
@@ -196,7 +196,7 @@ def _failure(suite: str, entry: Any, inspection: Inspection) -> Failure:
         column = f"{kwargs['column_A']}, {kwargs['column_B']}"
     rows = result.get("unexpected_count")
     if suite == SPLITS:
-        rows = inspection.figures[split].get(SHARES.get(column, column))
+        rows = measured.figures[split].get(SHARES.get(column, column))
     severity = str(config.severity.value)
     if "observed_value" in result:
         observed = f"{result['observed_value']:.6g}"
@@ -207,7 +207,7 @@ def _failure(suite: str, entry: Any, inspection: Inspection) -> Failure:
         # The expectation itself could not be evaluated, so nothing is known: never let that pass as a warning.
         observed, severity = f"not evaluated: {_exception(entry)}", CRITICAL
     expected = _expected(config.type, kwargs, column)
-    examples = _examples(inspection.facts[split], _FLAGS.get(column, column))
+    examples = _examples(measured.facts[split], _FLAGS.get(column, column))
     return Failure(split, config.type, column, severity, observed, expected, rows, examples)
 
 

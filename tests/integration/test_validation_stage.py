@@ -198,13 +198,13 @@ def test_the_suite_checks_what_the_row_rules_let_through(
 ) -> None:
     # Synthetic: the facts of a row rule that failed to do its work.
     tables = {split: pa.Table.from_pylist(sample[split][:50]) for split in SPLITS}
-    sound = quality.inspect(tables, {}, ValidateSettings())
+    sound = quality.measure(tables, {}, ValidateSettings())
     facts = sound.facts["test"].to_pydict()
     facts["id"][1] = facts["id"][0]
     facts["n_chars"][2] = 0
     facts["n_distinct_labels"][3] += 1
     broken = replace(sound, facts=sound.facts | {"test": pa.table(facts, sound.facts["test"].schema)})
-    checked = quality.check(broken, ValidateSettings(), tmp_path / "docs")
+    checked = quality.run_suites(broken, ValidateSettings(), tmp_path / "docs")
     critical = {(f.split, f.column, f.rows) for f in checked.failures if f.severity == "critical"}
     assert critical == {("test", "id", 2), ("test", "n_chars", 1), ("test", "n_labels, n_distinct_labels", 1)}
 
@@ -213,9 +213,9 @@ def test_an_expectation_that_cannot_be_evaluated_is_critical(
     sample: dict[str, list[dict[str, Any]]], tmp_path: Path
 ) -> None:
     tables = {split: pa.Table.from_pylist(sample[split][:50]) for split in SPLITS}
-    sound = quality.inspect(tables, {}, ValidateSettings())
+    sound = quality.measure(tables, {}, ValidateSettings())
     blind = replace(sound, facts=sound.facts | {"dev": sound.facts["dev"].drop_columns(["n_labels"])})
-    checked = quality.check(blind, ValidateSettings(), tmp_path / "docs")
+    checked = quality.run_suites(blind, ValidateSettings(), tmp_path / "docs")
     critical = [failure for failure in checked.failures if failure.severity == "critical"]
     assert {failure.split for failure in critical} == {"dev"}
     assert all("not evaluated" in failure.observed and "n_labels" in failure.observed for failure in critical)

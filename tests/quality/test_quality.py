@@ -50,10 +50,10 @@ def sample(sample_dir: Path) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def inspect(splits: Mapping[str, Sequence[Mapping[str, Any]]], **bounds: Any) -> quality.Inspection:
+def measured(splits: Mapping[str, Sequence[Mapping[str, Any]]], **bounds: Any) -> quality.Measured:
     tables = {split: pa.Table.from_pylist([{**r, "source_line": i} for i, r in enumerate(rows)]) for split, rows in
               splits.items()}  # fmt: skip
-    return quality.inspect(tables, {}, ValidateSettings(**bounds))
+    return quality.measure(tables, {}, ValidateSettings(**bounds))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_nothing_is_lost_and_every_reason_is_right(rows: list[dict[str, Any]], c
 @given(st.fixed_dictionaries(dict.fromkeys(("train", "dev", "test"), RECORDS)))
 @settings(deadline=None, max_examples=30)
 def test_kept_and_refused_add_up_in_every_split(splits: dict[str, list[dict[str, Any]]]) -> None:
-    found = quality.inspect({split: raw(rows) for split, rows in splits.items()}, {}, BOUNDS)
+    found = quality.measure({split: raw(rows) for split, rows in splits.items()}, {}, BOUNDS)
     where = found.rejects.column("split").to_pylist()
     for split, rows in splits.items():
         figures = found.figures[split]
@@ -188,7 +188,7 @@ def test_rejects_name_split_line_reason_and_metadata() -> None:
         "train": [record(year=2001, text=""), record(year=2002)],
         "test": [record(place="Köln", text="fine text"), record(id=None, place=None, labels=["x", "x"])],
     }
-    rows = inspect(splits).rejects.to_pylist()
+    rows = measured(splits).rejects.to_pylist()
     assert [(r["split"], r["source_file"], r["source_line"], r["reason"]) for r in rows] == [
         ("train", "t.jsonl", 0, "text_missing"),
         ("test", "t.jsonl", 1, "id_missing"),
@@ -201,18 +201,18 @@ def test_metadata_may_bear_the_names_of_the_rejects_columns() -> None:
     splits = {
         "train": [record(split="x", reason="y", metadata="z"), record(text="", split="x", reason="y", metadata="z")]
     }
-    (row,) = inspect(splits).rejects.to_pylist()
+    (row,) = measured(splits).rejects.to_pylist()
     assert (row["split"], row["reason"]) == ("train", "text_missing")
     assert json.loads(row["metadata"]) == {"split": "x", "reason": "y", "metadata": "z"}
 
 
 def test_rejects_keep_their_lines_where_there_is_no_metadata() -> None:
-    found = quality.inspect({"train": raw([record(), record(text=None)])}, {}, BOUNDS)
+    found = quality.measure({"train": raw([record(), record(text=None)])}, {}, BOUNDS)
     assert found.rejects.column("metadata").to_pylist() == ["{}"]
 
 
 def test_planted_leaks_and_duplicates_are_found_exactly(sample: dict[str, list[dict[str, Any]]]) -> None:
-    clean = inspect(sample).figures
+    clean = measured(sample).figures
     assert [clean[split]["leaked"] + clean[split]["duplicates"] for split in sample] == [0, 0, 0]
     splits = {split: [dict(row) for row in rows] for split, rows in sample.items()}
     for place in (3, 50, 399):
@@ -220,7 +220,7 @@ def test_planted_leaks_and_duplicates_are_found_exactly(sample: dict[str, list[d
     splits["test"][7]["text"] = sample["dev"][7]["text"]
     splits["train"][20]["text"] = splits["train"][30]["text"] = sample["train"][10]["text"]
     splits["dev"][0]["id"] = sample["train"][0]["id"]
-    found = inspect(splits)
+    found = measured(splits)
 
     def flagged(split: str, name: str) -> list[str]:
         facts = found.facts[split]
@@ -237,7 +237,7 @@ def test_planted_leaks_and_duplicates_are_found_exactly(sample: dict[str, list[d
 
 
 def test_unseen_labels_are_counted_and_kept(sample: dict[str, list[dict[str, Any]]]) -> None:
-    found = inspect(sample)
+    found = measured(sample)
     seen = {label for row in sample["train"] for label in row["labels"]}
     for split in ("dev", "test"):
         labels = [label for row in sample[split] for label in row["labels"]]
@@ -252,8 +252,8 @@ def test_unseen_labels_are_counted_and_kept(sample: dict[str, list[dict[str, Any
 
 def test_labels_without_a_name_are_counted() -> None:
     tables = {"train": raw([record(labels=["x", "y"]), record(id="b", labels=["x", "z"])])}
-    assert quality.inspect(tables, {"x": "ex"}, BOUNDS).figures["train"]["unnamed_labels"] == 2
-    assert quality.inspect(tables, {}, BOUNDS).figures["train"]["unnamed_labels"] == 0
+    assert quality.measure(tables, {"x": "ex"}, BOUNDS).figures["train"]["unnamed_labels"] == 2
+    assert quality.measure(tables, {}, BOUNDS).figures["train"]["unnamed_labels"] == 0
 
 
 def test_metadata_kinds_tell_a_clash_from_a_harmless_difference() -> None:
@@ -262,7 +262,7 @@ def test_metadata_kinds_tell_a_clash_from_a_harmless_difference() -> None:
         record(id="c", year="n. d.", price=1.5, note="x", extra=None),
         record(id="d", year="1999", price=2.0, extra=True),
     ]
-    found = inspect({"train": rows, "test": other}).figures
+    found = measured({"train": rows, "test": other}).figures
     assert found["train"]["metadata"] == {"year": "number", "price": "number", "note": "empty", "extra": "absent"}
     assert found["test"]["metadata"]["year"] == "string"
     assert found["test"]["metadata"]["price"] == "number"
@@ -283,7 +283,7 @@ def test_metadata_kinds_tell_a_clash_from_a_harmless_difference() -> None:
     ],
 )
 def test_damage_is_counted_by_kind_and_kept(kind: str, text: str) -> None:
-    found = quality.inspect({"train": raw([record(text=text), record(id="b")])}, {}, ValidateSettings())
+    found = quality.measure({"train": raw([record(text=text), record(id="b")])}, {}, ValidateSettings())
     assert found.figures["train"]["damaged_by"] == {kind: 1}
     assert found.figures["train"]["damaged_share"] == 0.5
     assert found.kept["train"].column("text").to_pylist() == [text, "a text"]

@@ -31,7 +31,7 @@ RUN uv pip install --no-deps . && uv pip uninstall uv
 
 FROM python:3.11.13-slim-bookworm AS project
 WORKDIR /app
-COPY Makefile params.yaml prefect.yaml dvc.yaml dvc.lock .dvcignore ./
+COPY Makefile params.yaml prefect.yaml dvc.yaml dvc.lock requirements.lock .dvcignore ./
 COPY .dvc/config .dvc/config
 COPY params params
 COPY cascadexml cascadexml

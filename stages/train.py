@@ -29,7 +29,7 @@ def main(settings: Settings) -> None:
         seed=settings.seed,
         propensity_a=settings.evaluate.propensity_a,
         propensity_b=settings.evaluate.propensity_b,
-        base=open_predecessor(BASE, corpus.vocabulary).network.path if settings.train.warm_start else None,
+        base=open_predecessor(BASE, corpus.vocabulary).network if settings.train.warm_start else None,
     )
     leads = os.environ.get("RANK", "0") == "0"
     options = {"dvcyaml": None, "save_dvc_exp": False, "monitor_system": False}

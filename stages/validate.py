@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 
 import stages
 from cascadexml import quality
-from cascadexml.artifact.artifact import open_artifact
+from cascadexml.artifact.predecessor import open_predecessor
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import DataError
@@ -17,9 +17,9 @@ from cascadexml.errors import DataError
 def main(settings: Settings) -> None:
     """Refuse bad records, check the expectations, and write the corpus unless a critical one fails.
 
-    Where there is a base artifact, its vocabulary is extended, so that its labels keep their rows.
+    Where there is a predecessor, its vocabulary is extended, so that its labels keep their rows.
     """
-    base = open_artifact(stages.BASE).vocabulary() if stages.BASE.exists() else None
+    base = open_predecessor(stages.BASE).vocabulary if stages.BASE.exists() else None
     records = {split: _read(stages.RAW / f"{split}.parquet") for split in ("train", "dev", "test")}
     labels = _read(stages.RAW / "labels.parquet")
     label_names = dict(zip(labels.column("id").to_pylist(), labels.column("name").to_pylist(), strict=True))

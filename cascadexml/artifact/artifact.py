@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cascadexml.bundle import MANIFEST, Bundle, Format, sha256_of
+from cascadexml.artifact.formats import ARTIFACT, REFERENCE
+from cascadexml.bundle import MANIFEST, Bundle, sha256_of
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import FormatError
 from cascadexml.evaluation.calibration import Calibration
@@ -28,10 +29,6 @@ from cascadexml.evaluation.report import EvaluationReport
 
 if TYPE_CHECKING:
     from cascadexml.rankers.base import Ranker
-
-FORMAT = Format("cascadexml.artifact", 2)
-REFERENCE_FORMAT = Format("cascadexml.reference", 1)
-"""Of what `cascadexml.monitoring` adds to an artifact; here, because packing must know it."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +63,7 @@ class Artifact:
         """The reference that batches are compared with, for `Reference.load`; None without one."""
         if f"reference/{MANIFEST}" not in self.bundle.files:
             return None
-        return self.bundle.part("reference", REFERENCE_FORMAT)
+        return self.bundle.part("reference", REFERENCE)
 
     def ranker_bundle(self, kind: str | None = None) -> Bundle:
         """The bundle of the ranker of a kind; by default of the one that answers.
@@ -149,7 +146,7 @@ def open_artifact(place: str | Path | Bundle) -> Artifact:
     Raises:
         FormatError: it is truncated, tampered with, of another kind or version.
     """
-    found = FORMAT.read(place if isinstance(place, Bundle) else Path(place))
+    found = ARTIFACT.read(place if isinstance(place, Bundle) else Path(place))
     meta = found.meta
     missing = sorted({"name", "labels", "ranker", "rankers"} - set(meta))
     if not missing:

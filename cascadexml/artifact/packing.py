@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from cascadexml.artifact.artifact import FORMAT, REFERENCE_FORMAT
+from cascadexml.artifact.formats import ARTIFACT, REFERENCE
 from cascadexml.artifact.model_card import render
 from cascadexml.artifact.origin import Origin
 from cascadexml.bundle import Bundle
@@ -63,7 +63,7 @@ def pack(
             raise DataError(f"{folder} is a second {found.kind}: pack one ranker of a kind.")
     copies = {f"rankers/{kind}": found.path for kind, found in rankers.items()}
     if reference is not None:
-        copies["reference"] = REFERENCE_FORMAT.read(reference).path
+        copies["reference"] = REFERENCE.read(reference).path
     answers = next(iter(rankers))
     meta = {
         **asdict(origin),
@@ -75,7 +75,7 @@ def pack(
         "threshold": calibration.threshold,
         "libraries": {name: metadata.version(name) for name in LIBRARIES},
     }
-    with FORMAT.write(path, meta) as folder:
+    with ARTIFACT.write(path, meta) as folder:
         for name, source in copies.items():
             # copyfile, because files in DVC's cache are read-only and a copy of their mode would be too.
             shutil.copytree(source, folder / name, copy_function=shutil.copyfile)

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from scipy import sparse
 
-from cascadexml.artifact.artifact import REFERENCE_FORMAT
+from cascadexml.artifact.formats import REFERENCE
 from cascadexml.bundle import Bundle
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.sparse_files import checked_csr
@@ -55,7 +55,7 @@ class Reference:
 
     def save(self, path: Path) -> None:
         """Write a bundle to `path`."""
-        with REFERENCE_FORMAT.write(path, self.meta) as folder:
+        with REFERENCE.write(path, self.meta) as folder:
             pq.write_table(self.profile.table, folder / "records.parquet", compression="zstd")
             if self.profile.vectors is not None:
                 np.save(folder / "vectors.npy", self.profile.vectors, allow_pickle=False)
@@ -73,7 +73,7 @@ class Reference:
         Raises:
             FormatError: the bundle is missing, truncated, changed or of another version, or its parts do not fit.
         """
-        found = REFERENCE_FORMAT.read(place)
+        found = REFERENCE.read(place)
         path = found.path
         try:
             table = pq.read_table(path / "records.parquet")

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cascadexml import bundle
-from cascadexml.artifact.artifact import FORMAT
+from cascadexml.artifact.formats import ARTIFACT
 from cascadexml.bundle import MANIFEST, Bundle
 from cascadexml.errors import DataError, FormatError, RegistryError
 from cascadexml.progress import Progress, silent
@@ -56,7 +56,7 @@ class Cache:
         if not path.is_dir():
             return None
         try:
-            found = FORMAT.read(path)
+            found = ARTIFACT.read(path)
             if bundle.sha256_of(path / MANIFEST) == manifest.sha256:
                 return found
         except FormatError as error:
@@ -115,7 +115,7 @@ class Cache:
         names = sorted(manifest.files, key=lambda name: -int(manifest.files[name]["size"]))
         in_parallel(map(fetching, names), self.workers, stop)
         (partial / MANIFEST).write_bytes(manifest.data)
-        fetched = FORMAT.read(partial, digests=False)
+        fetched = ARTIFACT.read(partial, digests=False)
         final.parent.mkdir(parents=True, exist_ok=True)
         bundle.replace_path(partial, final)
         # Each file's SHA-256 was compared when its last byte had come.
@@ -188,7 +188,7 @@ def check_replaceable(path: Path) -> None:
     if not path.exists() or (path.is_dir() and not any(path.iterdir())):
         return
     try:
-        FORMAT.read(path, digests=False)
+        ARTIFACT.read(path, digests=False)
     except FormatError:
         raise DataError(f"{path} is there and is no artifact: give a path that does not exist.") from None
 
@@ -197,4 +197,4 @@ def copy_out(cached: Path, to: Path) -> None:
     """Copy an artifact out of the cache, verified once more; what lies at `to` is replaced."""
     with bundle.beside(to) as new:
         shutil.copytree(cached, new, copy_function=shutil.copyfile)
-        FORMAT.read(new)
+        ARTIFACT.read(new)

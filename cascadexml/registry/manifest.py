@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from cascadexml.artifact.artifact import FORMAT
+from cascadexml.artifact.formats import ARTIFACT
 from cascadexml.artifact.signing import SIGNATURE
 from cascadexml.bundle import MANIFEST
 from cascadexml.errors import FormatError
@@ -54,7 +54,7 @@ def read_manifest(data: bytes, where: str) -> Manifest:
         kind, version, meta, files = (content[key] for key in ("kind", "version", "meta", "files"))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise FormatError(f"{where} cannot be read as a manifest ({error!r}): publish the artifact again.") from None
-    FORMAT.check(kind, version, where)
+    ARTIFACT.check(kind, version, where)
     if not isinstance(meta, dict) or not isinstance(files, dict):
         raise FormatError(f"{where} is not a well-formed manifest: publish the artifact again.")
     for name, entry in files.items():

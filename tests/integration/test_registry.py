@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
 from cascadexml import Predictor
-from cascadexml.artifact.artifact import FORMAT, open_artifact
+from cascadexml.artifact.artifact import open_artifact
+from cascadexml.artifact.formats import ARTIFACT
 from cascadexml.config import RegistrySettings
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import (
@@ -57,7 +58,7 @@ def folder(tmp_path_factory, small_corpus) -> Path:
     names = ("renamed", *vocabulary.names[1:])
     pack_again(folder / "packed", folder, small_corpus, vocabulary=Vocabulary(vocabulary.ids, names, vocabulary.L))
     packed = open_artifact(folder / "packed")
-    with FORMAT.write(folder / "c", packed.meta) as new:
+    with ARTIFACT.write(folder / "c", packed.meta) as new:
         shutil.copytree(
             packed.path, new, dirs_exist_ok=True, ignore=lambda at, _: ["manifest.json"] * (at == str(packed.path))
         )

@@ -8,7 +8,13 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+<<<<<<< HEAD
 from cascadexml.artifact.artifact import REFERENCE_FORMAT, open_artifact
+=======
+from cascadexml.artifact.artifact import open_artifact
+from cascadexml.artifact.formats import REFERENCE as REFERENCE_FORMAT
+from cascadexml.config import DriftSettings
+>>>>>>> 9542dda (dvc.yaml names what each stage imports, whole packages where it can, and the lock; a test compares it with the true import closure and exempts nothing)
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError, FormatError

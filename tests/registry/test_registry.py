@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cascadexml.artifact.artifact import FORMAT
+from cascadexml.artifact.formats import ARTIFACT
 from cascadexml.errors import FormatError, RegistryError
 from cascadexml.registry import Registry
 from cascadexml.registry.aliases import Move, roll_back_target
@@ -115,8 +115,8 @@ def test_a_roll_back_to_a_version_given_goes_on_from_there() -> None:
 def manifest(files: Any = None, **changes: Any) -> bytes:
     plain = {"vocabulary.json": {"sha256": "0" * 64, "size": 3}}
     content = {
-        "kind": FORMAT.kind,
-        "version": FORMAT.version,
+        "kind": ARTIFACT.kind,
+        "version": ARTIFACT.version,
         "files": plain if files is None else files,
         "meta": {"name": "tiny"},
     }
@@ -165,7 +165,7 @@ ENTRY = {"sha256": "0" * 64, "size": 1}
         (manifest().replace(b'"meta"', b'"kind": 1, "meta"'), "a key stands twice"),
         (b'{"kind":"k","version":1,"meta":{},"files":{"a":{"size":1},"a":{"size":2}}}', "a key stands twice"),
         (manifest(kind="cascadexml.corpus"), "is a 'cascadexml.corpus', expected a 'cascadexml.artifact'"),
-        (manifest(version=FORMAT.version + 1), "install a newer cascadexml"),
+        (manifest(version=ARTIFACT.version + 1), "install a newer cascadexml"),
         (manifest(version="1"), "has the version '1', expected a whole number"),
         (manifest(meta=[]), "not a well-formed manifest"),
         (manifest([]), "not a well-formed manifest"),

@@ -1,102 +1,94 @@
-"""dvc.yaml against the code: a stage depends on each module that its result depends on, and on its own settings."""
+"""dvc.yaml against the code: a stage depends on all code that it imports, on its settings, and on nothing else."""
 
 import ast
 from pathlib import Path
 from typing import Any
 
+import grimp
 import pytest
 import yaml
 
 REPO = Path(__file__).resolve().parents[2]
 STAGES: dict[str, Any] = yaml.safe_load((REPO / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-
-# Carry data, settings or messages from one stage to the next; what they carry is itself a dependency.
-CARRIERS = {
-    f"cascadexml/{name}.py"
-    for name in (
-        "artifact/artifact",
-        "bundle",
-        "config/__init__",
-        "data/corpus",
-        "data/vocabulary",
-        "errors",
-        "progress",
-        "registry/opening",
-    )
-}
 # In git with a README alone; users and flows put files there.
-GIVEN = {"data/accepted", "data/base"}
-WRITES = {
-    "validate": {"cascadexml/data/corpus.py", "cascadexml/data/vocabulary.py"},
-    "package": {"cascadexml/artifact/artifact.py"},
-}
-# Imported by way of another module, never run.
-NOT_RUN = {
-    "train": {"cascadexml/evaluation/calibration.py"},
-    "package": {"cascadexml/metrics/__init__.py", "cascadexml/ranking.py"},
-}
+GIVEN = {"data/accepted", "data/base", "${download.source}", "${drift.batch}"}
+# Chooses what a stage computes with, and is no code of ours.
+LOCK = "requirements.lock"
 
 
-def module_file(name: str) -> str | None:
-    path = Path(name.replace(".", "/"))
-    for file in (path.with_suffix(".py"), path / "__init__.py"):
-        if (REPO / file).is_file():
-            return file.as_posix()
-    return None
+@pytest.fixture(scope="module")
+def graph() -> grimp.ImportGraph:
+    return grimp.build_graph("cascadexml", "stages", exclude_type_checking_imports=True, cache_dir=None)
 
 
-def imported(file: str) -> set[str]:
-    """Files of the library that a file imports, also inside functions, but not for type checking only."""
-    tree = ast.parse((REPO / file).read_text(encoding="utf-8"))
-    checking_only = {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
-        for statement in node.body
-        for inner in ast.walk(statement)
-    }
-    found = set()
-    for node in ast.walk(tree):
-        if node in checking_only or not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith("casc"):
-            continue
-        for alias in node.names:
-            found.add(module_file(f"{node.module}.{alias.name}") or module_file(str(node.module)))
-    return {file for file in found if file and file != "cascadexml/__init__.py"}
+def file_of(module: str) -> str:
+    path = Path(module.replace(".", "/"))
+    file = path / "__init__.py" if (REPO / path).is_dir() else path.with_suffix(".py")
+    return file.as_posix()
 
 
-def matters(file: str, exempt: set[str]) -> set[str]:
+def source(module: str) -> str:
+    return (REPO / file_of(module)).read_text(encoding="utf-8")
+
+
+def packages_of(module: str) -> set[str]:
+    """The packages whose `__init__` runs when a module is imported, but for lazily naming ones (PEP 562)."""
+    parts = module.split(".")
+    packages = {".".join(parts[:end]) for end in range(1, len(parts))}
+    return {package for package in packages if "\ndef __getattr__(" not in source(package)}
+
+
+def imported_by_name(graph: grimp.ImportGraph, module: str) -> set[str]:
+    """What a module may import by a name that it computes: any in its package."""
+    if "import_module(" not in source(module):
+        return set()
+    package = module if graph.find_children(module) else module.rpartition(".")[0]
+    return graph.find_descendants(package)
+
+
+def closure(graph: grimp.ImportGraph, stage: str) -> set[str]:
+    """The files of all modules that a stage imports, directly or not, also inside functions."""
     found: set[str] = set()
-    todo = [file]
+    todo = {f"stages.{stage}"}
     while todo:
-        new = imported(todo.pop()) - exempt - found
-        found |= new
-        todo += new
-    return found
+        module = todo.pop()
+        found.add(module)
+        new = packages_of(module) | graph.find_modules_directly_imported_by(module) | imported_by_name(graph, module)
+        todo |= new - found
+    return {file_of(module) for module in found}
 
 
-def script(stage: str) -> str:
-    return "stages/" + STAGES[stage]["cmd"].removeprefix("python -m stages.") + ".py"
+def covers(dep: str, file: str) -> bool:
+    return file == dep or file.startswith(f"{dep}/")
 
 
 def test_the_stages_are_there_in_order() -> None:
     names = "download validate tokenize cluster train evaluate reference package drift"
     assert list(STAGES) == names.split()
+    scripts = {path.stem for path in (REPO / "stages").glob("*.py")} - {"__init__"}
+    assert scripts == set(STAGES)
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_depends_on_the_code_that_it_runs(stage: str) -> None:
-    deps = STAGES[stage]["deps"]
-    exempt = (CARRIERS | NOT_RUN.get(stage, set())) - WRITES.get(stage, set())
-    needed = matters(script(stage), exempt) | {script(stage)}
-    missing = {file for file in needed if not any(file == dep or file.startswith(f"{dep}/") for dep in deps)}
+def test_a_stage_depends_on_the_code_that_it_imports_and_on_no_other(stage: str, graph: grimp.ImportGraph) -> None:
+    assert STAGES[stage]["cmd"] == f"python -m stages.{stage}"
+    needed = closure(graph, stage)
+    deps = [dep for dep in STAGES[stage]["deps"] if dep.startswith(("stages/", "cascadexml/"))]
+    missing = sorted(file for file in needed if not any(covers(dep, file) for dep in deps))
+    idle = sorted(dep for dep in deps if not any(covers(dep, file) for file in needed))
     assert not missing
-    stale = [dep for dep in deps if dep.startswith(("stages/", "cascadexml/")) and not (REPO / dep).exists()]
-    assert not stale
+    assert not idle
+    assert len(deps) == len(set(deps))
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_depends_on_the_versions_of_the_libraries(stage: str) -> None:
+    assert LOCK in STAGES[stage]["deps"]
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_settings_that_it_reads(stage: str) -> None:
-    tree = ast.parse((REPO / script(stage)).read_text(encoding="utf-8"))
+    tree = ast.parse((REPO / "stages" / f"{stage}.py").read_text(encoding="utf-8"))
     read = {ast.unparse(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
     read = {text.removeprefix("settings.") for text in read if text.startswith("settings.")}
     declared = STAGES[stage]["params"]

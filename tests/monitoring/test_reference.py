@@ -8,13 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-<<<<<<< HEAD
-from cascadexml.artifact.artifact import REFERENCE_FORMAT, open_artifact
-=======
 from cascadexml.artifact.artifact import open_artifact
-from cascadexml.artifact.formats import REFERENCE as REFERENCE_FORMAT
-from cascadexml.config import DriftSettings
->>>>>>> 9542dda (dvc.yaml names what each stage imports, whole packages where it can, and the lock; a test compares it with the true import closure and exempts nothing)
+from cascadexml.artifact.formats import REFERENCE
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError, FormatError
@@ -150,7 +145,7 @@ def test_label_arrays_that_do_not_fit_are_refused_despite_a_right_manifest(
     tiny: Path, tmp_path: Path, name: str, change: Callable[[np.ndarray], np.ndarray], said: str
 ) -> None:
     found = Reference.load(tiny / "reference")
-    with REFERENCE_FORMAT.write(tmp_path / "odd", found.meta) as folder:
+    with REFERENCE.write(tmp_path / "odd", found.meta) as folder:
         for file in ("records.parquet", "vectors.npy", "words.npy", "label_offsets.npy", "label_rows.npy"):
             shutil.copy(tiny / "reference" / file, folder)
         np.save(folder / f"{name}.npy", change(np.load(folder / f"{name}.npy")))

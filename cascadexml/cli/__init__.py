@@ -17,6 +17,7 @@ from cascadexml.cli.judge import judge
 from cascadexml.cli.params import params
 from cascadexml.cli.predict import predict
 from cascadexml.cli.registry import registry
+from cascadexml.cli.train import train
 from cascadexml.errors import CascadeXMLError
 
 
@@ -47,7 +48,7 @@ class _CommandLine(click.Group):
 @click.group(
     "cascadexml",
     cls=_CommandLine,
-    commands=[predict, evaluate, info, judge, registry, params],
+    commands=[predict, evaluate, info, train, judge, registry, params],
     epilog="Each command has its own --help, with examples.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )

@@ -182,3 +182,18 @@ def apply(params: Path, settings: Sequence[str], preset: Path | None = None, sou
     if overlays:
         with beside(params) as new:
             new.write_text(text.getvalue(), encoding="utf-8")
+
+
+def values_of(settings: Sequence[str]) -> dict[str, Any]:
+    """key=value settings as one tree of plain values, later ones over earlier ones.
+
+    Raises:
+        ConfigError: one of them is no setting, or its value is not YAML.
+    """
+    tree: dict[str, Any] = {}
+    for setting in settings:
+        merge(tree, assignment(setting))
+    text = io.StringIO()
+    ruamel.dump(tree, text)
+    plain: dict[str, Any] = yaml.safe_load(text.getvalue())
+    return plain

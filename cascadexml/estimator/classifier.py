@@ -20,7 +20,7 @@ from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError, PredictionError
 from cascadexml.estimator.artifact import train_artifact
 from cascadexml.estimator.records import Labels, checked_texts, names_of, raw_records
-from cascadexml.estimator.settings import default_settings, with_values
+from cascadexml.estimator.settings import default_settings, flat, with_values
 from cascadexml.progress import Progress, silent
 from cascadexml.ranking import NO_LABEL
 from cascadexml.serving.predictor import Predictor
@@ -171,7 +171,7 @@ class CascadeXMLClassifier:
             TypeError: a text is not a str.
         """
         _, predictor = self._fitted()
-        K = (self.settings or {}).get("evaluate.top_k", EvaluateSettings().top_k)
+        K = flat(self.settings or {}).get("evaluate.top_k", EvaluateSettings().top_k)
         ranking = predictor.rank(list(texts), K, self.progress or silent)
         rows, places = np.nonzero(ranking.labels != NO_LABEL)
         shape = (len(texts), predictor.vocabulary.L)
@@ -216,7 +216,7 @@ class CascadeXMLClassifier:
 
     def _settings(self) -> Settings:
         values = {key: getattr(self, argument) for argument, key in KEYS.items()}
-        others = dict(self.settings or {})
+        others = flat(self.settings or {})
         if twice := sorted(set(others) & set(values)):
             raise ConfigError(f"settings holds {twice[0]}, which is an argument of its own: set it there.")
         if isinstance(self.batch_size, int) and self.batch_size > 0:

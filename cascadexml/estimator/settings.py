@@ -16,19 +16,27 @@ def default_settings(source: str) -> Settings:
     return Settings(download=DownloadSettings(source=source), package=UNSTATED, drift=DriftSettings(batch="not stated"))
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Values by dotted name, such as {"train.head_lr": 0.001}, out of that, or out of mappings in mappings."""
+    found: dict[str, Any] = {}
+    for key, value in values.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return found
+
+
 def with_values(settings: Settings, values: Mapping[str, Any]) -> Settings:
     """Settings with single ones set, checked as a whole.
 
     Args:
         settings: what to start from.
-        values: key → value, such as {"train.head_lr": 0.001}.
+        values: as of `flat`.
 
     Raises:
         ConfigError: a key is unknown, or a value is wrong by itself or together with others.
     """
     tree = dataclasses.asdict(settings)
-    for dotted, value in values.items():
-        *outer, key = str(dotted).split(".")
+    for dotted, value in flat(values).items():
+        *outer, key = dotted.split(".")
         section: dict[str, Any] = tree
         for name in outer:
             if not isinstance(section.get(name), dict):

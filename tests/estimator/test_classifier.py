@@ -14,7 +14,7 @@ from sklearn.base import clone
 
 from cascadexml import CascadeXMLClassifier, Predictor
 from cascadexml.artifact import open_artifact
-from cascadexml.config import Settings
+from cascadexml.config import ClusterSettings, EncoderSettings, EvaluateSettings, TokenizeSettings, TrainSettings
 from cascadexml.errors import CascadeXMLError, ConfigError, DataError, PredictionError
 from tests.conftest import sample_records
 from tests.support.tiny_encoders import make_tiny_encoder
@@ -95,9 +95,10 @@ def test_clone_and_params_are_what_scikit_learn_expects(encoder: str) -> None:
 
 
 def test_defaults_are_those_of_the_pipeline() -> None:
-    made, pipeline = CascadeXMLClassifier()._settings(), Settings()
-    for section in ("seed", "encoder", "tokenize", "cluster", "train", "evaluate"):
-        assert getattr(made, section) == getattr(pipeline, section), section
+    made = CascadeXMLClassifier()._settings()
+    assert made.seed == 0
+    assert (made.encoder, made.tokenize) == (EncoderSettings(), TokenizeSettings())
+    assert (made.cluster, made.train, made.evaluate) == (ClusterSettings(), TrainSettings(), EvaluateSettings())
 
 
 def test_an_indicator_s_columns_keep_their_order_and_names(encoder: str) -> None:
@@ -172,6 +173,7 @@ def test_dev_in_another_form_than_train_is_refused() -> None:
     [
         ({"settings": {"train.epoch": 1}}, r"unknown key train\.epoch"),
         ({"settings": {"train.epochs": 1}}, r"settings holds train\.epochs, which is an argument"),
+        ({"settings": {"train": {"epochs": 1}}}, r"settings holds train\.epochs, which is an argument"),
         ({"epochs": -1.0}, r"train\.epochs is -1"),
         ({"batch_size": 0}, r"train\.batch_size is 0"),
         ({"device": "abacus"}, "abacus"),

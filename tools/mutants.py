@@ -463,7 +463,7 @@ MUTANTS = (
             "test_extending_moves_no_ranked_row",
         ),
         (
-            'if document["sha256"] != _digest(content):',
+            'if digest and document["sha256"] != _digest(content):',
             "if False:",
             "test_tampered_is_refused",
         ),

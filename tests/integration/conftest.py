@@ -34,13 +34,15 @@ SMALL = (
 # Groups of tests by the order in which processes take them up: those that take longest first, so that both processes
 # end at about the same time. Each process is given two groups at the start.
 ORDER = ("services", "test_registry_faults", "test_encoders", "test_services")
+SERVICES = ("test_flows", "test_readme", "test_ui")
+"""Files that need the finished project with its services: one group."""
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leave the long forms of tests out unless asked for, and group the others for `--dist loadgroup`.
 
-    Each file is one group, unless it names another. The longest come first.
+    Each file is one group, save those of `SERVICES`. The longest come first.
     """
     if "soak" not in config.option.markexpr:
         long = [item for item in items if item.get_closest_marker("soak")]
@@ -50,10 +52,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if item.get_closest_marker("integration") is None:
             continue
-        mark = item.get_closest_marker("xdist_group")
-        group = mark.args[0] if mark else item.path.stem
-        if not mark:
-            item.add_marker(pytest.mark.xdist_group(group))
+        group = "services" if item.path.stem in SERVICES else item.path.stem
+        item.add_marker(pytest.mark.xdist_group(group))
         ranks[item] = ORDER.index(group) if group in ORDER else len(ORDER)
     items.sort(key=lambda item: ranks.get(item, 0))
 

@@ -123,7 +123,7 @@ def test_a_publisher_killed_at_any_request_leaves_nothing_that_a_reader_sees(
     _, answer = site.start(proxy.endpoint, "publish", artifact, f"{name}-0", workers=workers)
     assert result_of(answer)[0] == "ok"
     requests = sum(re.search(pattern, request.path) is not None for request in proxy.log)
-    assert requests > (4 if kind == "big" else len(files_of(artifact)))
+    assert requests >= (4 if kind == "big" else len(files_of(artifact)))
     whole = 0
     kills = moments_to_kill(requests, every)
     for n in kills:

@@ -11,7 +11,7 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export SOURCE PRESET
 
-.PHONY: help setup up down env run test lint unit integration soak mutants lock clean
+.PHONY: help setup up down env run test lint unit integration coverage soak mutants lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,6 +24,7 @@ help:
 	@echo 'make env      print what your shell needs to reach them: eval "$$(make -s env)"'
 	@echo 'make test     set up if needed, then lint, types, unit and integration tests'
 	@echo 'make lint     the formatter, the linter and the type checker only; likewise make unit, make integration'
+	@echo 'make coverage the unit tests once more, and which lines of the library they never run'
 	@echo 'make soak     the long forms of tests that kill and race; SOAK_ROUNDS=N (docs/testing.md)'
 	@echo 'make mutants  break the code on purpose in many places, one at a time, and see that the tests notice (docs/testing.md)'
 	@echo 'make setup    only make .venv from requirements.lock'
@@ -78,6 +79,9 @@ unit: setup
 
 integration: setup
 	.venv/bin/pytest -m integration -n 2 --dist loadgroup --no-loadscope-reorder
+
+coverage: setup
+	.venv/bin/pytest -q -n 2 -m 'not integration' --dist loadfile --cov=cascadexml --cov-report=term-missing:skip-covered
 
 soak: setup
 	.venv/bin/pytest -m soak -n 2 --dist loadgroup --no-loadscope-reorder

@@ -174,8 +174,8 @@ MUTANTS = (
         "cascadexml/registry/cache.py",
         "tests/integration/test_registry.py",
         (
-            "            found = FORMAT.read(path)\n",
-            "            found = FORMAT.read(path, digests=False)\n",
+            "            found = ARTIFACT.read(path)\n",
+            "            found = ARTIFACT.read(path, digests=False)\n",
             "test_a_damaged_cache_is_fetched_again",
         ),
         (

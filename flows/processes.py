@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from cascadexml.bundle import beside
 from cascadexml.errors import CascadeXMLError
 
 
@@ -70,3 +71,9 @@ def free_port(taken: set[int]) -> int:
         port = 10000 + secrets.randbelow(10000)
         if port not in taken and is_free(port) and is_free(port + 10000):
             return port
+
+
+def write_private(path: Path, content: bytes) -> None:
+    """Put a file at `path` that its owner alone reads."""
+    with beside(path) as new, os.fdopen(os.open(new, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
+        file.write(content)

@@ -19,6 +19,7 @@ import socket
 import subprocess
 import sys
 import time
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -31,7 +32,7 @@ import psutil
 
 from cascadexml.bundle import beside
 from cascadexml.errors import CascadeXMLError
-from flows.processes import ServiceError, end, free_port, is_free, own_path, parent_of
+from flows.processes import ServiceError, end, free_port, is_free, own_path, parent_of, write_private
 from flows.store import CERTIFICATE, start_store
 
 BUCKET = "cascadexml"
@@ -82,6 +83,7 @@ class Services:
         self.root = root.resolve()
         self.local = self.root / ".local"
         self.credentials = self.local / "credentials"
+        self.login = self.local / "prefect-login.toml"
         self.environ = dict(os.environ if environ is None else environ)
         self._preferred = {STORE: ports[0], SERVER: ports[1], REPORTS: ports[2]}
         self._processes: list[subprocess.Popen[bytes]] = []
@@ -110,7 +112,7 @@ class Services:
         with self._alone(report):
             if not self._stop(NAMES, report):
                 report("Nothing is running.")
-            for path in (self.credentials, self.local / "environment", self.local / "s3" / CERTIFICATE):
+            for path in (self.credentials, self.login, self.local / "environment", self.local / "s3" / CERTIFICATE):
                 path.unlink(missing_ok=True)
 
     def status(self) -> list[ServiceStatus]:
@@ -140,6 +142,7 @@ class Services:
             found |= {
                 "PREFECT_API_URL": f"{self._url(SERVER)}/api",
                 "PREFECT_HOME": str(self.local / "prefect"),
+                "PREFECT_PROFILES_PATH": str(self.login),
             }
         if self._running(REPORTS) and not self._is_users(REPORTS):
             found["CASCADEXML_REPORTS_URL"] = self._url(REPORTS)
@@ -160,11 +163,12 @@ class Services:
 
     def _start_all(self, report: Report) -> None:
         changed = False
+        kept = {STORE: self.credentials.exists(), SERVER: self._auth_string() is not None}
         starts = {STORE: self._start_store, SERVER: self._start_server, REPORTS: self._start_reports}
         for name, start in starts.items():
             if self._is_users(name):
                 report(f"{name}: not started, your environment names one.")
-            elif self._running(name) and (name != STORE or self.credentials.exists()):
+            elif self._running(name) and kept.get(name, True):
                 report(f"{name}: already running, {self._url(name)}")
             else:
                 self._stop([name], _silent)
@@ -188,8 +192,8 @@ class Services:
             while len(others) < 4:
                 others.append(free_port(taken={port, port + 10000, *others}))
         access_key, secret_key = secrets.token_hex(10), secrets.token_hex(20)
-        with beside(self.credentials) as new, os.fdopen(os.open(new, os.O_CREAT | os.O_WRONLY, 0o600), "w") as file:
-            file.write(f"[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n")
+        keys = f"[default]\naws_access_key_id = {access_key}\naws_secret_access_key = {secret_key}\n"
+        write_private(self.credentials, keys.encode())
         process = start_store(
             self.local / "s3", [port, *others], access_key, secret_key,
             log=self._new_log(STORE), environment={MARK: str(self.local)},
@@ -230,12 +234,28 @@ class Services:
         own = [f"http://{host}:{port}" for host in ("127.0.0.1", "localhost")]
         environment = {
             "PREFECT_HOME": str(home),
-            # By default any page in the user's browser may call the server, which runs code: only its own UI may.
+            # By default whoever reaches the server, and any page in the user's browser, may have it run code.
+            "PREFECT_SERVER_API_AUTH_STRING": self._auth_string() or self._new_auth_string(),
+            "PREFECT_SERVER_CSRF_PROTECTION_ENABLED": "true",
             "PREFECT_SERVER_CORS_ALLOWED_ORIGINS": ",".join(own),
             "PREFECT_API_URL": f"{own[0]}/api",
         }
         command = ["-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
         self._remember(SERVER, self._spawn(SERVER, command, environment, cwd=home), port)
+
+    def _auth_string(self) -> str | None:
+        """What the server asks for, `user:password`; None without a file that Prefect's clients can read it from."""
+        with suppress(OSError, ValueError, LookupError, TypeError):
+            profiles = tomllib.loads(self.login.read_text(encoding="utf-8"))["profiles"]
+            return str(profiles["local"]["PREFECT_API_AUTH_STRING"])
+        return None
+
+    def _new_auth_string(self) -> str:
+        self._stop([WORKER], _silent)  # it knows the last one, and so do its flows
+        made = f"admin:{secrets.token_hex(20)}"
+        profile = f'active = "local"\n\n[profiles.local]\nPREFECT_API_AUTH_STRING = "{made}"\n'
+        write_private(self.login, profile.encode())
+        return made
 
     def _start_reports(self) -> None:
         """Serve data/reports, so that the pages that a run's page names are links."""
@@ -300,6 +320,8 @@ class Services:
             report(f"S3 endpoint      {self._url(STORE)}, credentials in {self.credentials}")
         report(f"model registry   {self.environ.get('CASCADEXML_REGISTRY', REGISTRY)}")
         report(f"Prefect          {self._api().removesuffix('/api')}")
+        if not self._is_users(SERVER):
+            report(f"  its login      the text between quotes behind PREFECT_API_AUTH_STRING in {self.login}")
         if not self._is_users(REPORTS):
             report(f"reports          {self._url(REPORTS)}")
         report(f"logs             {self.local / 'logs'}")

@@ -2,15 +2,13 @@
 
 import datetime
 import ipaddress
-import os
 import secrets
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from cascadexml.bundle import beside
-from flows.processes import ServiceError, own_path
+from flows.processes import ServiceError, own_path, write_private
 
 CERTIFICATE = "inner.pem"
 """In the store's folder, 0600, new at each start: the certificate by which its parts know each other, with its key."""
@@ -92,5 +90,4 @@ def _write_certificate(path: Path) -> None:
     private = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )
-    with beside(path) as new, os.fdopen(os.open(new, os.O_CREAT | os.O_WRONLY, 0o600), "wb") as file:
-        file.write(private + certificate.public_bytes(serialization.Encoding.PEM))
+    write_private(path, private + certificate.public_bytes(serialization.Encoding.PEM))

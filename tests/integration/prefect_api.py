@@ -1,8 +1,12 @@
 """A Prefect server as its own HTTP interface shows it: start runs, wait for them, read their logs and artifacts."""
 
 import time
+import tomllib
+import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import requests
@@ -16,17 +20,42 @@ ENDS = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
 
 @dataclass(frozen=True)
 class PrefectApi:
-    """The server at `url`, which ends in /api."""
+    """The server at `url`, which ends in /api, and the `user:password` that it asks for."""
 
     url: str
+    auth_string: str
+
+    @classmethod
+    def of(cls, environment: Mapping[str, str]) -> "PrefectApi":
+        """The server that a process with the services' environment reaches."""
+        profiles = tomllib.loads(Path(environment["PREFECT_PROFILES_PATH"]).read_text(encoding="utf-8"))["profiles"]
+        return cls(environment["PREFECT_API_URL"], profiles["local"]["PREFECT_API_AUTH_STRING"])
+
+    @cached_property
+    def session(self) -> requests.Session:
+        """A session that the server takes: with the password, and with a token against foreign pages."""
+        session = requests.Session()
+        session.mount("http://", HTTPAdapter(max_retries=BUSY))
+        user, password = self.auth_string.split(":")
+        session.auth = (user, password)
+        session.headers["Prefect-Csrf-Client"] = str(uuid.uuid4())
+        return session
+
+    def renew_token(self) -> None:
+        """Take a new token; each lives for an hour."""
+        client = self.session.headers["Prefect-Csrf-Client"]
+        self.session.headers["Prefect-Csrf-Token"] = self.get(f"csrf-token?client={client!s}")["token"]
 
     def post(self, path: str, body: Mapping[str, Any]) -> Any:
-        answer = _session().post(f"{self.url}/{path}", json=body, timeout=30)
+        answer = self.session.post(f"{self.url}/{path}", json=body, timeout=30)
+        if answer.status_code == 403:
+            self.renew_token()
+            answer = self.session.post(f"{self.url}/{path}", json=body, timeout=30)
         assert answer.ok, f"{path} answered {answer.status_code}: {answer.text[:500]}"
         return answer.json() if answer.content else None
 
     def get(self, path: str) -> Any:
-        answer = _session().get(f"{self.url}/{path}", timeout=30)
+        answer = self.session.get(f"{self.url}/{path}", timeout=30)
         assert answer.ok, f"{path} answered {answer.status_code}: {answer.text[:500]}"
         return answer.json()
 
@@ -91,9 +120,3 @@ class PrefectApi:
             "sort": "EXPECTED_START_TIME_ASC",
         }
         return [run for run in self.post("flow_runs/filter", body) if not run["auto_scheduled"]]
-
-
-def _session() -> requests.Session:
-    session = requests.Session()
-    session.mount("http://", HTTPAdapter(max_retries=BUSY))
-    return session

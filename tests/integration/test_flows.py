@@ -24,7 +24,7 @@ MODEL = "own-data"
 @pytest.fixture(scope="module")
 def api(finished: tuple[Project, str]) -> PrefectApi:
     """The server that `make run` started."""
-    return PrefectApi(environment(finished[0])["PREFECT_API_URL"])
+    return PrefectApi.of(environment(finished[0]))
 
 
 @pytest.fixture(scope="module")

@@ -16,10 +16,15 @@ from typing import Any
 import boto3
 import psutil
 import pytest
+import requests
 from botocore.exceptions import ClientError
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from flows.processes import ServiceError
 from flows.services import BUCKET, Services
+from flows.store import CERTIFICATE
 from tests.conftest import free_ports
 from tests.integration.prefect_api import PrefectApi
 
@@ -80,7 +85,7 @@ class Running:
 
     @property
     def api(self) -> PrefectApi:
-        return PrefectApi(self.services.environment()["PREFECT_API_URL"])
+        return PrefectApi.of(self.services.environment())
 
     def s3(self) -> Any:
         """A client by the local environment alone, as any other process would make it."""
@@ -181,15 +186,22 @@ def test_the_store_takes_the_new_credentials_only(running: Running) -> None:
         wrong.get_object(Bucket=BUCKET, Key="models/kept")
 
 
-def test_the_secret_is_in_one_file_that_only_its_owner_reads(running: Running) -> None:
+def test_each_secret_is_in_one_file_that_only_its_owner_reads(running: Running) -> None:
     local = running.root / ".local"
-    assert (local / "credentials").stat().st_mode & 0o777 == 0o600
-    secret = running.keys()["aws_secret_access_key"].encode()
-    assert len(secret) == 40
-    holding = [path for path in local.rglob("*") if path.is_file() and secret in path.read_bytes()]
-    assert holding == [local / "credentials"]
-    assert not any(secret.decode() in " ".join(_arguments(process)) for process in psutil.process_iter())
-    assert not any(secret.decode() in said for said in running.said)
+    secrets = {
+        local / "credentials": running.keys()["aws_secret_access_key"],
+        local / "prefect-login.toml": running.api.auth_string.removeprefix("admin:"),
+    }
+    run = running.api.start("release/release")
+    assert running.api.wait(run)["type"] == "COMPLETED"
+    for file, secret in secrets.items():
+        assert file.stat().st_mode & 0o777 == 0o600
+        assert len(secret) == 40
+        holding = [path for path in local.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
+        assert holding == [file]
+        assert not any(secret in " ".join(_arguments(process)) for process in psutil.process_iter())
+        assert not any(secret in said for said in running.said)
+        assert secret not in json.dumps(running.services.environment())
 
 
 def test_the_servers_listen_on_loopback_alone(running: Running) -> None:
@@ -204,8 +216,6 @@ def test_the_servers_listen_on_loopback_alone(running: Running) -> None:
 
 
 def test_another_page_in_the_browser_may_not_call_the_server(running: Running) -> None:
-    import requests
-
     def allowed(origin: str) -> str | None:
         ask = {
             "Origin": origin,
@@ -219,6 +229,49 @@ def test_another_page_in_the_browser_may_not_call_the_server(running: Running) -
     own = running.api.url.removesuffix("/api")
     assert allowed(own) == own
     assert allowed("https://example.org") is None
+
+
+def test_the_server_does_nothing_for_who_has_no_password(running: Running) -> None:
+    api = running.api
+    deployment = api.get("deployments/name/retraining/retraining")["id"]
+    api.renew_token()
+    token = {key: str(value) for key, value in api.session.headers.items() if key.startswith("Prefect-Csrf-")}
+    user, password = api.auth_string.split(":")
+    strangers: tuple[tuple[int, Any, dict[str, str]], ...] = (
+        (403, None, {}),
+        (403, None, {"Origin": "https://example.org"}),
+        (403, (user, password), {}),
+        (401, None, token),
+        (401, None, {**token, "Host": "example.org"}),
+        (401, (user, "0" * 40), token),
+        (401, (user, ""), token),
+    )
+    asked = {
+        f"deployments/{deployment}/create_flow_run": {"parameters": {"batch": "theirs"}},
+        "variables/": {"name": "theirs", "value": "theirs"},
+        "flows/": {"name": "theirs"},
+    }
+    for path, body in asked.items():
+        for code, auth, headers in strangers:
+            # No Content-Type, as a page may send it without asking: the server takes it for JSON.
+            answer = requests.post(
+                f"{api.url}/{path}", data=json.dumps(body).encode(), auth=auth, headers=headers, timeout=10
+            )
+            assert answer.status_code == code, (path, auth, headers)
+    for path in ("flows/name/theirs", "variables/name/theirs", f"deployments/{deployment}"):
+        assert requests.get(f"{api.url}/{path}", timeout=10).status_code == 401
+    assert api.post("variables/count", {}) == 0
+    assert api.post("flows/filter", {"flows": {"name": {"any_": ["theirs"]}}}) == []
+    assert not [run for run in api.runs("retraining/retraining") if run["parameters"].get("batch") == "theirs"]
+
+    # What carries events would start a retraining as well.
+    socket = api.url.replace("http", "ws", 1) + "/events/in"
+    with pytest.raises(InvalidStatus), connect(socket, proxy=None):
+        pass
+    with connect(socket, proxy=None, subprotocols=[Subprotocol("prefect")]) as connection:
+        connection.send(json.dumps({"type": "auth", "token": f"{user}:"}))
+        with pytest.raises(ConnectionClosed):
+            connection.recv(timeout=10)
 
 
 def test_drift_starts_a_retraining_with_the_events_batch(running: Running) -> None:
@@ -277,15 +330,19 @@ def test_a_killed_worker_is_replaced_and_down_ends_all_but_the_data(running: Run
 
     run = running.api.start("pipeline/pipeline", seconds=200)
     flow = until(lambda: read(running.root / "pipeline.json"))
-    used = running.keys()
+    used, login = running.keys(), running.api.auth_string
     running.services.down(said.append)
     assert (running.root / "cleared.json").exists()
     assert not any(psutil.pid_exists(pid) for pid in (store, server, reports, *flow["pids"]))
-    assert not (running.root / ".local" / "credentials").exists()
-    assert not (running.root / ".local" / "environment").exists()
+    for name in ("credentials", "prefect-login.toml", "environment", f"s3/{CERTIFICATE}"):
+        assert not (running.root / ".local" / name).exists()
     assert [each.state for each in running.services.status()] == ["stopped"] * 4
 
     running.services.up(said.append)
     assert running.keys() != used
+    assert running.api.auth_string != login
     assert running.s3().get_object(Bucket=BUCKET, Key="models/kept")["Body"].read() == b"weights"
     assert running.api.state(run)["type"] == "CRASHED"
+    (running.root / "retraining.json").unlink(missing_ok=True)
+    running.python(EMIT)
+    assert until(lambda: read(running.root / "retraining.json"))["reason"] == "drift"

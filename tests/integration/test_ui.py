@@ -12,6 +12,7 @@ from selenium.common.exceptions import WebDriverException
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.integration.conftest import Project
@@ -24,8 +25,8 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
-    """Headless Chromium. SCREENSHOTS names a folder that keeps what it showed."""
+def browser(finished: tuple[Project, str], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
+    """Headless Chromium, logged in to the Prefect UI. SCREENSHOTS names a folder that keeps what it showed."""
     binary, driver = next(filter(None, map(shutil.which, BROWSERS)), None), shutil.which("chromedriver")
     if not (binary and driver):
         assert "CI" not in os.environ, "Chromium and its driver are missing: apt install chromium chromium-driver"
@@ -38,8 +39,21 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
                    f"user-data-dir={folder}", "window-size=1400,1000"):  # fmt: skip
         options.add_argument(f"--{switch}")
     chrome = Chrome(options, Service(driver))
-    yield chrome
-    chrome.quit()
+    try:
+        log_in(chrome, finished[0])
+        yield chrome
+    finally:
+        chrome.quit()
+
+
+def log_in(browser: Chrome, project: Project) -> None:
+    """Do what `make up` says: type the text that stands in `.local` into the field of the page that shows first."""
+    browser.get(f"{ui(project)}/deployments")
+    wait = WebDriverWait(browser, 60, ignored_exceptions=[WebDriverException])
+    field = wait.until(lambda driver: driver.find_element(By.CSS_SELECTOR, "input[type=password]"))
+    assert "monitoring" not in browser.find_element(By.TAG_NAME, "body").text
+    field.send_keys(PrefectApi.of(environment(project)).auth_string, Keys.ENTER)
+    wait.until(lambda driver: not driver.find_elements(By.CSS_SELECTOR, "input[type=password]"))
 
 
 def shows(browser: Chrome, url: str | None, *texts: str, tab: str | None = None, picture: str | None = None) -> None:
@@ -69,14 +83,14 @@ def ui(project: Project) -> str:
 def test_deployments_with_their_schedules(finished: tuple[Project, str], browser: Chrome) -> None:
     names = ("pipeline", "monitoring", "retraining", "release")
     shows(browser, f"{ui(finished[0])}/deployments", *names, picture="deployments")
-    api = PrefectApi(environment(finished[0])["PREFECT_API_URL"])
+    api = PrefectApi.of(environment(finished[0]))
     for name, schedule in (("retraining", "At 03:00 AM on day 1 of the month"), ("monitoring", "At 04:00 AM")):
         found = api.get(f"deployments/name/{name}/{name}")["id"]
         shows(browser, f"{ui(finished[0])}/deployments/deployment/{found}", schedule, picture=f"deployment-{name}")
 
 
 def test_a_completed_pipeline_run_with_its_artifacts(finished: tuple[Project, str], browser: Chrome) -> None:
-    api = PrefectApi(environment(finished[0])["PREFECT_API_URL"])
+    api = PrefectApi.of(environment(finished[0]))
     runs = api.post("flow_runs/filter", {"flows": {"name": {"any_": ["pipeline"]}}, "sort": "END_TIME_DESC"})
     run = next(each for each in runs if each["state"]["type"] == "COMPLETED" and api.artifacts(each["id"]))
     page = f"{ui(finished[0])}/runs/flow-run/{run['id']}"
@@ -92,7 +106,7 @@ def test_the_data_docs_and_the_drift_report(finished: tuple[Project, str], brows
 
 
 def test_a_retraining_that_drift_started(finished: tuple[Project, str], browser: Chrome) -> None:
-    api = PrefectApi(environment(finished[0])["PREFECT_API_URL"])
+    api = PrefectApi.of(environment(finished[0]))
     started = [each for each in api.runs("retraining/retraining") if each["parameters"].get("reason") == "drift"]
     assert started, "test_flows.py makes drift start one: run it before, in the same session"
     run = started[0]

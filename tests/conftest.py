@@ -23,7 +23,7 @@ import pytest
 from botocore.config import Config
 
 from cascadexml.data.corpus import Corpus
-from flows.store import start_store
+from flows.local.weed import start_store
 
 REPO = Path(__file__).resolve().parents[1]
 

@@ -13,9 +13,9 @@ import psutil
 import pytest
 import yaml
 
-from flows.processes import ServiceError
-from flows.services import Services
-from flows.store import start_store
+from flows.local.processes import ServiceError
+from flows.local.services import Services
+from flows.local.weed import start_store
 from tests.conftest import free_ports
 
 

@@ -22,9 +22,10 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 from websockets.typing import Subprotocol
 
-from flows.processes import ServiceError
-from flows.services import BUCKET, Services
-from flows.store import CERTIFICATE
+from flows.local.processes import ServiceError
+from flows.local.services import Services
+from flows.local.store import BUCKET
+from flows.local.weed import CERTIFICATE
 from tests.conftest import free_ports
 from tests.integration.prefect_api import PrefectApi
 
@@ -134,7 +135,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     ]
     (root / "prefect.yaml").write_text("".join(changed), encoding="utf-8")
     ports = free_ports(3)
-    program = f"from flows.services import *; Services(Path('.'), ports={tuple(ports)}).up(print)"
+    program = (
+        "from pathlib import Path; from flows.local.services import Services; "
+        f"Services(Path('.'), ports={tuple(ports)}).up(print)"
+    )
     services = Services(root, environ=clean(), ports=(ports[0], ports[1], ports[2]))
     try:
         both = [

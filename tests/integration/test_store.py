@@ -10,7 +10,7 @@ import psutil
 import pytest
 import requests
 
-from flows.store import CERTIFICATE
+from flows.local.weed import CERTIFICATE
 from tests.conftest import REPO, SeaweedFS
 
 pytestmark = pytest.mark.integration

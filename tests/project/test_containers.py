@@ -310,6 +310,6 @@ def test_the_page_on_deployment_tells_every_variable() -> None:
     told = set(re.findall(r"`([A-Z][A-Z_]+)`", page))
     assert asked <= told, asked - told
     read = set()
-    for file in [*REPO.glob("cascadexml/*.py"), *REPO.glob("flows/*.py")]:
+    for file in [*REPO.glob("cascadexml/**/*.py"), *REPO.glob("flows/**/*.py")]:
         read |= set(re.findall(r"\bCASCADEXML_[A-Z_]+\b", file.read_text(encoding="utf-8")))
     assert read - {"CASCADEXML_SERVICES"} <= told, read - told

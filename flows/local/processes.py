@@ -1,9 +1,7 @@
-"""What the local services need of the operating system: free ports, an end for processes, the way to programs."""
+"""What the local services need of the operating system: an end for processes, the way to programs, private files."""
 
 import os
-import secrets
 import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -51,26 +49,6 @@ def own_path(environ: Mapping[str, str] | None = None) -> str:
     """PATH with the programs of this Python's environment first."""
     path = (os.environ if environ is None else environ).get("PATH", os.defpath)
     return os.pathsep.join([str(Path(sys.executable).parent), path])
-
-
-def is_free(port: int) -> bool:
-    """Whether nobody listens on a port of 127.0.0.1."""
-    with socket.socket() as one, socket.socket() as other:
-        # What was closed a moment ago is free, hence the option. With it, macOS lets one bind beside a wildcard.
-        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            one.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-        return other.connect_ex(("127.0.0.1", port)) != 0
-
-
-def free_port(taken: set[int]) -> int:
-    """A port below 20000 that nobody listens on, its gRPC twin (+ 10000) neither."""
-    while True:
-        port = 10000 + secrets.randbelow(10000)
-        if port not in taken and is_free(port) and is_free(port + 10000):
-            return port
 
 
 def write_private(path: Path, content: bytes) -> None:

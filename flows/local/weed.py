@@ -1,4 +1,4 @@
-"""The embedded S3 store: SeaweedFS in one process, of which only the S3 port answers to others than itself."""
+"""The program of the S3 store: SeaweedFS in one process, of which only the S3 port answers to others than itself."""
 
 import datetime
 import ipaddress
@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from flows.processes import ServiceError, own_path, write_private
+from flows.local.processes import ServiceError, own_path, write_private
 
 CERTIFICATE = "inner.pem"
 """In the store's folder, 0600, new at each start: the certificate by which its parts know each other, with its key."""

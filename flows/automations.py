@@ -8,6 +8,7 @@ that falls silent is marked as crashed.
 from datetime import timedelta
 
 from prefect.automations import Automation
+from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import EventTrigger, Posture
@@ -33,17 +34,21 @@ def silent_runs() -> Automation:
             within=SILENCE,
         ),
         actions=[
-            ChangeFlowRunState(state=StateType.CRASHED, message="The run fell silent: its process or machine is gone.")
+            ChangeFlowRunState(
+                state=StateType.CRASHED,
+                message="The run fell silent: its process or machine is gone.",
+                name=None,
+                force=False,
+            )
         ],
     )
 
 
 def main() -> None:
     """Make the automation, unless it is there."""
-    try:
-        Automation.read(name=NAME)
-    except ValueError:
-        silent_runs().create()
+    with get_client(sync_client=True) as client:
+        if not client.read_automations_by_name(NAME):
+            client.create_automation(silent_runs())
 
 
 if __name__ == "__main__":

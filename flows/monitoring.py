@@ -9,8 +9,9 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact, create_table_artifact
+from prefect.client.schemas.objects import State
 from prefect.events import emit_event
-from prefect.states import Completed, State
+from prefect.states import Completed
 
 from cascadexml.config import load_settings
 from cascadexml.errors import DataError
@@ -77,7 +78,10 @@ def keep_batch(folder: Path, out: Path, verdict: Verdict) -> None:
     batch = verdict.batch
     if verdict.outcome != "quarantined" and batch.labelled:
         registry, name = tasks.model_registry(folder)
-        files = {"records.parquet": out / "accepted.parquet", "record.json": tasks.to_json(asdict(batch)).encode()}
+        files: dict[str, bytes | Path] = {
+            "records.parquet": out / "accepted.parquet",
+            "record.json": tasks.to_json(asdict(batch)).encode(),
+        }
         registry.put_record(name, "batches", batch.id, files)
 
 

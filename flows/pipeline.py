@@ -44,8 +44,8 @@ def pipeline(
     champion = tasks.pull_champion(folder)
     outcome = tasks.decide(folder, champion, promote)
     with beside(folder / "data" / "reports" / "published.json") as new:
-        new.write_text(tasks.to_json(outcome), encoding="utf-8")
-    return outcome
+        new.write_text(tasks.to_json(outcome.to_json()), encoding="utf-8")
+    return outcome.to_json()
 
 
 def report(reports: Path) -> None:

@@ -9,13 +9,15 @@ from typing import Any
 
 from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
-from prefect.states import Completed, State
+from prefect.client.schemas.objects import State
+from prefect.states import Completed
 
 from cascadexml.bundle import beside
 from cascadexml.config import load_settings
 from cascadexml.errors import DataError
 from flows import tasks
 from flows.pipeline import report
+from flows.records import Plan, Retraining
 from flows.workspace import make_workspace
 
 LEFT_OUT = ("drift",)
@@ -57,15 +59,15 @@ def retraining(
         create_markdown_artifact(f"# Nothing new\n\n{tried}", key="judgement")
         return Completed(name="NothingNew", message=tried)
     get_run_logger().info("retraining because of %s, %d batches", batch or reason, len(batches))
-    workspace = folder / "data" / "workspaces" / plan["key"]
-    prepare(folder, workspace, champion, batches, plan["settings"])
+    workspace = folder / "data" / "workspaces" / plan.key
+    prepare(folder, workspace, champion, batches, plan.settings)
     tasks.run_stages([stage for stage in tasks.dvc_stages(workspace) if stage not in LEFT_OUT], workspace)
-    report(keep_reports(workspace, folder / "data" / "reports" / "retraining" / plan["key"]))
+    report(keep_reports(workspace, folder / "data" / "reports" / "retraining" / plan.key))
     outcome = tasks.decide(workspace, champion, "if_better")
-    note(folder, plan, outcome, {"batch": batch, "reason": reason})
+    note(folder, Retraining(plan, outcome, batch, reason))
     shutil.rmtree(workspace)
-    name = "Promoted" if outcome["promoted"] else "ChampionStays"
-    return Completed(name=name, message=" ".join(outcome["reasons"]), data=outcome)
+    name = "Promoted" if outcome.promoted else "ChampionStays"
+    return Completed(name=name, message=" ".join(outcome.reasons), data=outcome.to_json())
 
 
 @task(**tasks.NETWORK_RETRIES)
@@ -75,28 +77,25 @@ def accepted(folder: Path) -> list[str]:
     return registry.records(name, "batches")
 
 
-def make_plan(
-    folder: Path, champion: tasks.Champion, batches: Sequence[str], extra: Sequence[str], cold: bool
-) -> dict[str, Any]:
-    """What goes into a retraining, and a key that is the same for the same plan."""
-    warm = [] if cold else ["train.warm_start=true", *extra]
+def make_plan(folder: Path, champion: tasks.Champion, batches: Sequence[str], extra: Sequence[str], cold: bool) -> Plan:
+    """What goes into a retraining."""
+    warm = () if cold else ("train.warm_start=true", *extra)
     params = hashlib.sha256((folder / "params.yaml").read_bytes()).hexdigest()
-    plan = {"champion": champion.version.version, "batches": sorted(batches), "settings": warm, "params": params}
-    return {**plan, "key": hashlib.sha256(json.dumps(plan).encode()).hexdigest()[:16]}
+    return Plan(champion.version.version, tuple(sorted(batches)), warm, params)
 
 
 @task(**tasks.NETWORK_RETRIES)
-def done_before(folder: Path, plan: dict[str, Any], champion: tasks.Champion) -> str | None:
+def done_before(folder: Path, plan: Plan, champion: tasks.Champion) -> str | None:
     """Why this plan needs no work, if it does not."""
     registry, name = tasks.model_registry(folder)
     keys = registry.records(name, "retrainings")
-    if plan["key"] in keys:
+    if plan.key in keys:
         return "These batches have been tried against this champion, and it stayed."
     for key in keys:
-        record = json.loads(registry.read_record(name, "retrainings", key))
-        if record["version"] == champion.version.version and record["batches"] == plan["batches"]:
+        done = Retraining.from_json(json.loads(registry.read_record(name, "retrainings", key)))
+        if done.outcome.version == champion.version.version and done.plan.batches == plan.batches:
             return "The champion was trained on all accepted batches."
-    return None if plan["batches"] else "No batch has been accepted since the source was read."
+    return None if plan.batches else "No batch has been accepted since the source was read."
 
 
 @task(**tasks.NETWORK_RETRIES)
@@ -125,9 +124,9 @@ def keep_reports(workspace: Path, kept: Path) -> Path:
 
 
 @task(**tasks.NETWORK_RETRIES)
-def note(folder: Path, plan: dict[str, Any], outcome: dict[str, Any], cause: dict[str, Any]) -> None:
+def note(folder: Path, done: Retraining) -> None:
     """Keep in the registry what was tried and what came of it."""
     registry, name = tasks.model_registry(folder)
-    if plan["key"] not in registry.records(name, "retrainings"):
-        content = {**plan, **cause, **outcome}
-        registry.put_record(name, "retrainings", plan["key"], {"record.json": tasks.to_json(content).encode()})
+    if done.plan.key not in registry.records(name, "retrainings"):
+        files = {"record.json": tasks.to_json(done.to_json()).encode()}
+        registry.put_record(name, "retrainings", done.plan.key, files)

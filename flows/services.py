@@ -63,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _replace_this_process(argv: Sequence[str], environment: dict[str, str]) -> None:
+def _replace_this_process(argv: list[str], environment: dict[str, str]) -> None:
     program = shutil.which(argv[0], path=environment["PATH"])
     if program is None:
         raise ServiceError(f"There is no program {argv[0]!r}.")

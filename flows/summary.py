@@ -14,6 +14,7 @@ from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import CascadeXMLError, DataError
 from cascadexml.evaluation.report import HEADLINES, EvaluationReport, caption
+from flows.records import Outcome
 from stages import ARTIFACT, CORPUS, REPORTS, run
 
 EXAMPLES = 3
@@ -23,7 +24,7 @@ def main(settings: Settings) -> None:
     """Print it all to stdout; nothing is computed here but the three predictions."""
     console = Console(highlight=False, soft_wrap=True)
     path = REPORTS / "metrics.json"
-    published = read(REPORTS / "published.json")
+    published = Outcome.from_json(read(REPORTS / "published.json"))
     console.print(metrics_table(EvaluationReport.load(path)))
     console.print("\nReports")
     for what, where in (
@@ -34,10 +35,9 @@ def main(settings: Settings) -> None:
         ("the model card", ARTIFACT / "model_card.md"),
     ):
         console.print(f"  {what:<24} {where}", markup=False)
-    serves = published["promoted"] or published["version"] == published["against"]
-    place = "champion" if serves else f"challenger; the champion is {published['against']}"
-    console.print(f"\nPublished as {published['uri']} ({place}: {' '.join(published['reasons'])})", markup=False)
-    show_examples(console, settings, published["uri"])
+    place = "champion" if published.serves else f"challenger; the champion is {published.against}"
+    console.print(f"\nPublished as {published.uri} ({place}: {' '.join(published.reasons)})", markup=False)
+    show_examples(console, settings, published.uri)
 
 
 def read(path: Path) -> dict[str, Any]:

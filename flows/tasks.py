@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -26,6 +26,7 @@ from cascadexml.evaluation.candidates import check_comparable
 from cascadexml.evaluation.judgement import Judgement
 from cascadexml.registry import Registry, Version
 from flows import leash
+from flows.records import Outcome
 
 Promote = Literal["if_better", "always", "never"]
 ARTIFACT = Path("data") / "models" / "artifact"
@@ -215,21 +216,18 @@ def judge(folder: Path, champion: Champion | None) -> Judgement:
 @task(task_run_name="settle", **NETWORK_RETRIES)
 def settle(
     folder: Path, version: Version, champion: Champion | None, judgement: Judgement, promote: Promote
-) -> dict[str, Any]:
+) -> Outcome:
     """Keep the judgement in the registry, and make the version champion if the judgement says so.
 
     The alias moves only if it still names the champion that was judged against. The record comes first: done again
     after a failure, this task writes the same record and makes the same move.
-
-    Returns:
-        {"uri", "version", "against", "promoted", "reasons"}.
     """
     registry, name = model_registry(folder)
     against = champion.version.version if champion else None
     promoted = promote == "always" or (promote == "if_better" and judgement.promote)
     reasons = [*judgement.reasons, *([f"promote was set to {promote!r}."] if promote != "if_better" else [])]
     outcome = _outcome(folder, version, against, promoted, reasons)
-    record = to_json(outcome).encode()
+    record = to_json(outcome.to_json()).encode()
     key = f"{version.version}-against-{against or 'none'}-{hashlib.sha256(record).hexdigest()[:8]}"
     files = {each: folder / JUDGEMENT / each for each in ("judgement.json", "judgement.md")}
     registry.put_record(name, "judgements", key, {**files, "record.json": record})
@@ -238,25 +236,13 @@ def settle(
     return outcome
 
 
-def _outcome(
-    folder: Path, version: Version, against: str | None, promoted: bool, reasons: Sequence[str]
-) -> dict[str, Any]:
+def _outcome(folder: Path, version: Version, against: str | None, promoted: bool, reasons: Sequence[str]) -> Outcome:
     registry, name = model_registry(folder)
-    uri = f"{registry.uri}/{name}@{version.version}"
-    return {
-        "uri": uri,
-        "version": version.version,
-        "against": against,
-        "promoted": promoted,
-        "reasons": list(reasons),
-    }
+    return Outcome(f"{registry.uri}/{name}@{version.version}", version.version, against, promoted, tuple(reasons))
 
 
-def decide(folder: Path, champion: Champion | None, promote: Promote) -> dict[str, Any]:
+def decide(folder: Path, champion: Champion | None, promote: Promote) -> Outcome:
     """Publish the packed artifact, judge it, promote it if it is better, and tell so on the run's page.
-
-    Returns:
-        {"uri", "version", "against": the champion's version before, "promoted", "reasons"}.
 
     Raises:
         ConfigError: the champion is a model of other data; nothing is published under its name.
@@ -291,13 +277,12 @@ def link(path: Path, text: str) -> str:
     return f"[{text}]({base.rstrip('/')}/{below})" if base else f"{text}: `{where}`"
 
 
-def report_outcome(outcome: Mapping[str, Any], tables: str) -> None:
+def report_outcome(outcome: Outcome, tables: str) -> None:
     """Champion against challenger, what follows, and the published version's URI, on the run's page."""
-    serves = outcome["promoted"] or outcome["version"] == outcome["against"]
-    verdict = "is champion" if serves else f"does not replace the champion {outcome['against']}"
-    text = tables or " ".join(outcome["reasons"])
-    create_markdown_artifact(f"# {outcome['version']} {verdict}\n\n{text}", key="judgement")
-    create_markdown_artifact(f"`{outcome['uri']}`", key="published-version", description="The version's URI")
+    verdict = "is champion" if outcome.serves else f"does not replace the champion {outcome.against}"
+    text = tables or " ".join(outcome.reasons)
+    create_markdown_artifact(f"# {outcome.version} {verdict}\n\n{text}", key="judgement")
+    create_markdown_artifact(f"`{outcome.uri}`", key="published-version", description="The version's URI")
 
 
 def percent(value: float | None) -> str:

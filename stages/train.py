@@ -4,7 +4,7 @@ import os
 from collections.abc import Mapping
 from contextlib import nullcontext
 
-from dvclive import Live
+from dvclive.live import Live
 
 from cascadexml.artifact.predecessor import open_predecessor
 from cascadexml.config import Settings
@@ -32,10 +32,11 @@ def main(settings: Settings) -> None:
         base=open_predecessor(BASE, corpus.vocabulary).network if settings.train.warm_start else None,
     )
     leads = os.environ.get("RANK", "0") == "0"
-    options = {"dvcyaml": None, "save_dvc_exp": False, "monitor_system": False}
-    with Live(str(REPORTS / "training"), **options) if leads else nullcontext() as live:
+    with Live(str(REPORTS / "training"), dvcyaml=None, save_dvc_exp=False) if leads else nullcontext() as live:
 
         def record(step: int, figures: Mapping[str, float]) -> None:
+            if live is None:
+                return
             live.step = step
             for name, value in figures.items():
                 live.log_metric(name, value)

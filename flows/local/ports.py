@@ -51,9 +51,10 @@ class Ports:
         for port in wanted:
             if port and self.take(port, twin=twin):
                 return port
-        while not self.take(port := 10000 + secrets.randbelow(10000), twin=twin):
-            pass
-        return port
+        while True:
+            port = 10000 + secrets.randbelow(10000)
+            if self.take(port, twin=twin):
+                return port
 
     def take(self, port: int, *, twin: bool = False) -> bool:
         """Hold a port if it is free and nobody else holds it; with `twin` port + 10000 too, or neither."""

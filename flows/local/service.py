@@ -121,9 +121,13 @@ class Service(ABC):
         Raises:
             ServiceError: it is still there after SIGKILL.
         """
+        return self.end(20)
+
+    def end(self, seconds: float) -> bool:
+        """End its process, by SIGKILL after `seconds`; whether there was one."""
         process = self.running()
         if process:
-            end([process], self.name, 20)
+            end([process], self.name, seconds)
         self.site.state.forget(self.name)
         return process is not None
 

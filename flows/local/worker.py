@@ -26,7 +26,8 @@ class Worker(Service):
         """Start it; it and its flows keep the endpoints that they are started with."""
         command = ["-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process",
                    "--name", socket.gethostname()]  # fmt: skip
-        process = self.spawn(command, environment, self.site.root)
+        # A server on loopback may be asked more often than every 10 seconds: runs begin as soon as they are due.
+        process = self.spawn(command, {"PREFECT_WORKER_QUERY_SECONDS": "2", **environment}, self.site.root)
         self.site.state.remember(self.name, process, None, endpoints=list(endpoints))
 
     def serves(self, endpoints: Sequence[str]) -> bool:

@@ -112,6 +112,12 @@ def environment_of(root: Path, site_cache: Path) -> dict[str, str]:
     }  # fmt: skip
 
 
+def environment(project: Project) -> dict[str, str]:
+    """What `make up` wrote for other processes."""
+    lines = (project.root / ".local" / "environment").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("=", 1) for line in lines)
+
+
 @pytest.fixture(scope="session")
 def fresh_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The copy; its services, once `make run` or `make up` has started them, end with the tests."""

@@ -3,11 +3,11 @@
 import time
 import tomllib
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -15,7 +15,17 @@ from urllib3.util.retry import Retry
 
 # Prefect's own client tries these again too: a server on SQLite gives 503 while its database is locked.
 BUSY = Retry(total=6, backoff_factor=0.5, status_forcelist=(429, 502, 503), allowed_methods=None)
+T = TypeVar("T")
 ENDS = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+
+
+def until(ready: Callable[[], T], what: str = "not in time", seconds: float = 120) -> T:
+    """Wait until `ready` gives something true, and give it."""
+    deadline = time.monotonic() + seconds
+    while not (found := ready()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.2)
+    return found
 
 
 @dataclass(frozen=True)

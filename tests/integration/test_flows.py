@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 import pytest
 
-from tests.integration.conftest import REPO, Project
+from tests.integration.conftest import REPO, Project, environment
 from tests.integration.prefect_api import PrefectApi
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
@@ -32,11 +32,6 @@ def project(finished: tuple[Project, str]) -> Iterator[Project]:
     """The finished project; what flows change in it is taken back at the end."""
     yield finished[0]
     finished[0].sh("git checkout --quiet . && dvc checkout --quiet --force")
-
-
-def environment(project: Project) -> dict[str, str]:
-    lines = (project.root / ".local" / "environment").read_text(encoding="utf-8").splitlines()
-    return dict(line.split("=", 1) for line in lines)
 
 
 def registry(project: Project, *arguments: str) -> Any:

@@ -7,11 +7,10 @@ that falls silent is marked as crashed.
 
 from datetime import timedelta
 
-from prefect.automations import Automation
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.events.actions import ChangeFlowRunState
-from prefect.events.schemas.automations import EventTrigger, Posture
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
@@ -20,9 +19,9 @@ SILENCE = timedelta(seconds=90)
 """At least three heartbeats of 30 seconds, the fastest that Prefect sends."""
 
 
-def silent_runs() -> Automation:
+def silent_runs() -> AutomationCore:
     """The automation that marks silent runs as crashed."""
-    return Automation(
+    return AutomationCore(
         name=NAME,
         trigger=EventTrigger(
             after={HEARTBEAT},

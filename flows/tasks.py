@@ -1,6 +1,7 @@
 """What several flows do: run a stage, keep its outs in the remote, judge, publish, promote, report."""
 
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -135,10 +136,29 @@ def mend_lock(folder: Path) -> None:
         lock.unlink()
 
 
-@task(task_run_name="push {stage}", **NETWORK_RETRIES)
-def push(stage: str, folder: Path) -> None:
-    """Send a stage's outs to the DVC remote, so that a run that fails later need not make them again."""
-    run_command([PYTHON, "-m", "dvc", "push", "--run-cache", stage], folder)
+@task(task_run_name="what is up to date")
+def up_to_date(stages: Sequence[str], folder: Path) -> list[str]:
+    """The stages at the head of `stages` that would do nothing, by one look of DVC at all of them.
+
+    What follows the first that does something depends on what it writes, so that one is asked when its turn comes.
+    """
+    mend_lock(folder)
+    if not (folder / "dvc.lock").exists():
+        return []
+    asked = subprocess.run(  # noqa: S603
+        [PYTHON, "-m", "dvc", "status", "--json", *stages], cwd=folder, capture_output=True, text=True, check=False
+    )
+    # Where DVC cannot tell, running the stages says what is wrong.
+    changed = json.loads(asked.stdout) if asked.returncode == 0 else dict.fromkeys(stages)
+    found = list(itertools.takewhile(lambda stage: stage not in changed, stages))
+    get_run_logger().info("up to date: %s", ", ".join(found) or "nothing")
+    return found
+
+
+@task(task_run_name="push {stages}", **NETWORK_RETRIES)
+def push(stages: str, folder: Path) -> None:
+    """Send the outs of stages, divided by spaces, to the DVC remote: after a failure they need not be made again."""
+    run_command([PYTHON, "-m", "dvc", "push", "--run-cache", *stages.split()], folder)
 
 
 def run_stages(stages: Sequence[str], folder: Path) -> None:
@@ -150,7 +170,11 @@ def run_stages(stages: Sequence[str], folder: Path) -> None:
     remote = has_remote(folder)
     if not remote:
         get_run_logger().warning("no DVC remote is set (dvc remote add --default): the stages' outs stay here")
-    for stage in stages:
+    done = up_to_date(stages, folder)
+    if remote and done:
+        # They may have been run by hand.
+        push(" ".join(done), folder)
+    for stage in stages[len(done) :]:
         retried = run_stage.with_options(retries=2, retry_delay_seconds=[5, 30]) if stage == "download" else run_stage
         retried(stage, folder, remote)
         if remote:

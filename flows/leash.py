@@ -5,6 +5,7 @@ parent closes it, or is killed and the kernel closes it, the whole group is ende
 so a flow that is cancelled, crashes or gets SIGKILL leaves no training behind.
 """
 
+import argparse
 import os
 import signal
 import subprocess
@@ -13,27 +14,35 @@ import threading
 from collections.abc import Sequence
 from contextlib import suppress
 
-GRACE_SECONDS = 10.0
-"""From SIGTERM to SIGKILL."""
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command and give its exit code; 128 + the signal's number when one ended it."""
+    parser = argparse.ArgumentParser(prog="python -m flows.leash", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--grace", type=float, default=10.0, help="seconds from SIGTERM to SIGKILL: %(default)s")
+    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="COMMAND")
+    given = parser.parse_args(arguments)
+    if not given.command:
+        parser.error("a command is needed")
+    return run(given.command, given.grace)
 
 
-def main(command: Sequence[str]) -> int:
-    """Run `command` and give its exit code; 128 + the signal's number when one ended it."""
+def run(command: Sequence[str], grace: float) -> int:
+    """Run a command on a leash that this process's standard input holds; give its exit code."""
     # A stage must not read what is meant for the leash.
     child = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603
-    threading.Thread(target=_end_with_parent, args=(child,), daemon=True).start()
+    threading.Thread(target=_end_with_parent, args=(child, grace), daemon=True).start()
     code = child.wait()
     # What the command started and left behind belongs to the group too.
     _signal_group(child.pid, signal.SIGKILL)
     return code if code >= 0 else 128 - code
 
 
-def _end_with_parent(child: "subprocess.Popen[bytes]") -> None:
+def _end_with_parent(child: "subprocess.Popen[bytes]", grace: float) -> None:
     while os.read(sys.stdin.fileno(), 4096):
         pass
     _signal_group(child.pid, signal.SIGTERM)
     try:
-        child.wait(GRACE_SECONDS)
+        child.wait(grace)
     except subprocess.TimeoutExpired:
         _signal_group(child.pid, signal.SIGKILL)
 
@@ -44,6 +53,4 @@ def _signal_group(group: int, number: signal.Signals) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2:
-        sys.exit("usage: python -m flows.leash COMMAND [ARGUMENT ...]")
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

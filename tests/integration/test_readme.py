@@ -10,7 +10,7 @@ import pytest
 from tests.integration.conftest import Project
 from tests.project.test_readme import REPO, blocks
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.xdist_group("services")]
 
 README = REPO / "README.md"
 MODEL = "own-data"

@@ -1,6 +1,6 @@
 """The promotion gate against a real registry: `settle` moves the champion's alias where it may, and nowhere else.
 
-The task is called without the flow around it; `test_flows.py` forces both outcomes through the flow.
+The task is called without the flow around it; `test_gate.py` forces both outcomes through the flow.
 """
 
 import json
@@ -42,9 +42,9 @@ class Gate:
         (self.folder / tasks.JUDGEMENT / "judgement.json").write_text(text, encoding="utf-8")
         champion = against and tasks.Champion(against, self.folder)
         outcome = tasks.settle.fn(self.folder, self.versions[1], champion, judgement, promote)
-        assert outcome["version"] == self.versions[1].version
-        assert outcome["against"] == (against and against.version)
-        return bool(outcome["promoted"])
+        assert outcome.version == self.versions[1].version
+        assert outcome.against == (against and against.version)
+        return outcome.promoted
 
     @property
     def champion(self) -> str | None:

@@ -111,7 +111,8 @@ def test_the_data_docs_and_the_drift_report(finished: tuple[Project, str], brows
     out = finished[0].root / "data" / "reports" / "drift-page"
     finished[0].sh(
         "cp params.yaml params.kept; cascadexml params set drift.report_rows=50; "
-        f"python -m stages.drift --batch later.jsonl --model data/models/artifact --out {out}; mv params.kept params.yaml"
+        f"python -m stages.drift --batch later.jsonl --model data/models/artifact --out {out}; "
+        "mv params.kept params.yaml"
     )
     shows(browser, f"{out.as_uri()}/report.html", "Drift", picture="evidently")
     shutil.rmtree(out)

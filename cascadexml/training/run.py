@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 
+from cascadexml.bundle import Bundle
 from cascadexml.config import EncoderSettings, TrainSettings
 from cascadexml.config.metric_names import metric_of
 from cascadexml.data.corpus import Corpus
@@ -32,8 +33,8 @@ class Run:
         seed: of initialisation, data order and dropout.
         propensity_a: A of Jain et al. (2016), for propensity-scored metrics on dev.
         propensity_b: B of the same.
-        base: the model bundle whose weights a warm start begins with; its labels are the corpus's first, and `tree` is
-            its tree with new labels taken in (`extend_tree`). None for a cold start.
+        base: the network's bundle whose weights a warm start begins with, or where it lies; its labels are the corpus's
+            first, and `tree` is its tree with new labels taken in (`extend_tree`). None for a cold start.
 
     Raises:
         ConfigError: the selection metric is unknown, or a warm start is set and no base was given.
@@ -47,7 +48,7 @@ class Run:
     seed: int
     propensity_a: float
     propensity_b: float
-    base: Path | None = None
+    base: Path | Bundle | None = None
 
     def __post_init__(self) -> None:
         metric_of(self.settings.select)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cascadexml.bundle import Bundle
 from cascadexml.config import EncoderSettings, TrainSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
@@ -53,7 +54,7 @@ def train(
     record: Record | None = None,
     seed: int = 0,
     dev: str = "dev",
-    base: str | Path | None = None,
+    base: str | Path | Bundle | None = None,
     progress: Progress = silent,
     propensity: tuple[float, float] = (0.55, 1.5),
     **knobs: Any,
@@ -70,7 +71,7 @@ def train(
         seed=seed,
         propensity_a=propensity[0],
         propensity_b=propensity[1],
-        base=None if base is None else Path(base),
+        base=Path(base) if isinstance(base, str) else base,
     )
     return fit(
         run,

@@ -14,6 +14,7 @@ from scipy import sparse
 from torch import Tensor
 from torch.nn import functional
 
+from cascadexml.bundle import Bundle
 from cascadexml.data.tokens import TokenStore, length_bucketed
 from cascadexml.errors import ConfigError
 from cascadexml.progress import Progress
@@ -33,8 +34,8 @@ log = logging.getLogger(__name__)
 
 
 @torch.no_grad()
-def copy_weights(model: CascadeXML, path: Path) -> int:
-    """Copy the weights of the model bundle at `path` into `model`; give how many labels it has, L_old.
+def copy_weights(model: CascadeXML, place: Path | Bundle) -> int:
+    """Copy the weights of the model bundle at `place` into `model`; give how many labels it has, L_old.
 
     Labels [0, L_old) of both are the same. Rows of labels from L_old on, and padding, become zero.
 
@@ -42,7 +43,7 @@ def copy_weights(model: CascadeXML, path: Path) -> int:
         ConfigError: the two differ in the encoder's shape, the layers that resolutions read, the pooling, or the tree.
         FormatError: the bundle is truncated, tampered with, of another kind or version.
     """
-    base = CascadeXML.load(path)
+    base, path = CascadeXML.load(place), place.path if isinstance(place, Bundle) else place
     _check_encoder(model, base, path)
     for name in ("taps", "pooling"):
         ours, theirs = getattr(model.config, name), getattr(base.config, name)

@@ -25,11 +25,13 @@ from cascadexml.metrics import evaluate, frequency_bins, inverse_propensities
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.inference import rank_tokens
+from cascadexml.rankers.cascade.network import FORMAT as NETWORK_FORMAT
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
 from stages import cluster
 from tests.conftest import sample_records
+from tests.support.hashing import hashed
 from tests.support.params import SETTINGS
 from tests.support.tiny_artifacts import pack_tiny
 from tests.support.tiny_encoders import make_tiny_encoder
@@ -110,6 +112,18 @@ def test_without_new_labels_and_steps_it_ranks_exactly_like_its_base(runs: Runs,
 def train_cold(runs: Runs, tmp_path: Path) -> Path:
     train(runs.old, tmp_path / "cold" / "model", **{**START, "warm_start": False})
     return tmp_path / "cold" / "model"
+
+
+def test_a_base_that_was_verified_starts_the_same_run_and_is_not_hashed_again(
+    runs: Runs, started: CascadeXML, tmp_path: Path
+) -> None:
+    verified = NETWORK_FORMAT.read(runs.base)
+    with hashed() as seen:
+        train(runs.new, tmp_path / "model", base=verified, **START)
+    assert seen.files
+    assert not [file for file in seen.files if Path(file).is_relative_to(runs.base)]
+    found = CascadeXML.load(tmp_path / "model" / "network").state_dict()
+    assert all(torch.equal(found[name], value) for name, value in started.state_dict().items())
 
 
 def test_old_labels_score_as_before_at_every_resolution(runs: Runs, started: CascadeXML) -> None:

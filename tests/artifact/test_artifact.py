@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -251,7 +252,27 @@ def test_the_model_card_is_filled_from_the_run(packed: Path, small_corpus: Corpu
         "Predictor.load(",
     ):
         assert told in card
-    assert "$" not in card.replace("```sh", "")
+    assert not [mark for mark in ("$", "{{", "{%") if mark in card]
+
+
+def test_the_cards_head_is_what_model_hubs_read(packed: Path) -> None:
+    card = ModelCard((packed / "model_card.md").read_text(encoding="utf-8"))
+    assert (card.data.library_name, card.data.pipeline_tag) == ("cascadexml", "text-classification")
+    assert "extreme-multi-label-classification" in card.data.tags
+    assert card.text.strip().startswith("# tiny")
+
+
+def test_a_card_is_made_without_a_network_and_takes_no_text_for_a_template(
+    packed: Path, small_corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise AssertionError("something asked for a network")
+
+    monkeypatch.setattr("socket.socket.connect", refuse)
+    monkeypatch.setattr("socket.getaddrinfo", refuse)
+    name = "{{ 6 * 7 }} {% raw %} <b> # | ---\nof one"
+    pack_again(tmp_path / "odd", packed.parent, small_corpus, origin=Origin(name=name))
+    assert f"# {name}\n" in (tmp_path / "odd" / "model_card.md").read_text(encoding="utf-8")
 
 
 STATED = {

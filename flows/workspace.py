@@ -41,7 +41,7 @@ def make_workspace(project: Path, folder: Path, settings: Sequence[str]) -> None
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(source, target)
         _configure_dvc(project, new)
-        for name in ("accepted", "base"):
+        for name in ("accepted", "base", "encoder"):
             (new / "data" / name).mkdir(parents=True)
         overrides.apply(new / "params.yaml", [*_absolute(project), *settings])
 

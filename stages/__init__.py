@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from cascadexml.config import Settings, load_settings
-from cascadexml.errors import CascadeXMLError
+from cascadexml.errors import CascadeXMLError, ConfigError
 
 DATA = Path("data")
 ACCEPTED = DATA / "accepted"
@@ -29,7 +29,10 @@ def run(main: Callable[[Settings], None]) -> None:
     """Run one stage: check all of params.yaml first; turn a user's error into one line and exit code 1."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", datefmt="%H:%M:%S")
     try:
-        main(load_settings(Path("params.yaml")))
+        settings = load_settings(Path("params.yaml"))
+        if unwatched := settings.encoder.unwatched(Path()):
+            raise ConfigError(f"params.yaml: {unwatched}")
+        main(settings)
     except CascadeXMLError as error:
         print(f"error: {error}", file=sys.stderr)  # noqa: T201
         sys.exit(1)

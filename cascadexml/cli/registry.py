@@ -38,6 +38,7 @@ class _Span(click.ParamType[timedelta]):
 
 
 @click.group(
+    short_help="Publish, promote, roll back and pull models.",
     epilog=examples(
         "export CASCADEXML_REGISTRY=s3://cascadexml/models",
         "cascadexml registry publish data/models/artifact",

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cascadexml.config import DriftSettings
 from cascadexml.monitoring.report import write_report
 from cascadexml.monitoring.verdict import BatchSummary, Check, MonitoredModel, UnseenLabels, Verdict
+from tests.support.params import SETTINGS
 
 HOSTILE = "</table><script>alert('1')</script>"
 
@@ -53,7 +53,7 @@ def page(tmp_path: Path) -> Page:
         None,
         UnseenLabels(0.0, 0),
     )
-    write_report(tmp_path, verdict, None, None, DriftSettings())
+    write_report(tmp_path, verdict, None, None, SETTINGS.drift)
     assert json.loads((tmp_path / "report.json").read_text())["verdict"] == verdict.to_json()
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "http://" not in html and "https://" not in html

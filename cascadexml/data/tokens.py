@@ -142,24 +142,8 @@ class TokenStore(Tokens):
             DataError: a text gives no token at all.
             EncoderError: the tokenizer has no padding token.
         """
-        if tokenizer.pad_token_id is None:
-            raise EncoderError(f"{type(tokenizer).__name__} has no padding token: choose an encoder that has one.")
-        specials = tokenizer.num_special_tokens_to_add()
-        if not specials < max_length <= tokenizer.model_max_length:
-            raise ConfigError(
-                f"tokenize.max_length is {max_length}, but this encoder reads from {specials + 1} "
-                f"to {tokenizer.model_max_length} tokens: choose a number in between."
-            )
-        vocabulary_size = 1 + max(tokenizer.get_vocab().values())
-        dtype = np.dtype("<u2") if vocabulary_size <= 2**16 else np.dtype("<i4")
-        meta: dict[str, Any] = {
-            "dtype": dtype.str,
-            "max_length": max_length,
-            "pad_id": tokenizer.pad_token_id,
-            "special_tokens": specials,
-            "tokenizer": tokenizer_fingerprint(tokenizer),
-            "vocabulary_size": vocabulary_size,
-        }
+        meta = _meta(tokenizer, max_length)
+        dtype = np.dtype(meta["dtype"])
         total = len(texts) if isinstance(texts, Sized) else None
         digest = hashlib.sha256()
         lengths: list[npt.NDArray[np.int64]] = []
@@ -251,6 +235,28 @@ def tokenize(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_lengt
     starts = np.cumsum(lengths) - lengths
     pad_id, special_tokens = int(tokenizer.pad_token_id), tokenizer.num_special_tokens_to_add()
     return Tokens(lengths.astype(np.int32), pad_id, special_tokens, starts, ids)
+
+
+def _meta(tokenizer: PreTrainedTokenizerBase, max_length: int) -> dict[str, Any]:
+    """What a store's manifest tells of how its tokens are made, before there are any."""
+    if tokenizer.pad_token_id is None:
+        raise EncoderError(f"{type(tokenizer).__name__} has no padding token: choose an encoder that has one.")
+    specials = tokenizer.num_special_tokens_to_add()
+    if not specials < max_length <= tokenizer.model_max_length:
+        raise ConfigError(
+            f"tokenize.max_length is {max_length}, but this encoder reads from {specials + 1} "
+            f"to {tokenizer.model_max_length} tokens: choose a number in between."
+        )
+    vocabulary_size = 1 + max(tokenizer.get_vocab().values())
+    dtype = np.dtype("<u2") if vocabulary_size <= 2**16 else np.dtype("<i4")
+    return {
+        "dtype": dtype.str,
+        "max_length": max_length,
+        "pad_id": tokenizer.pad_token_id,
+        "special_tokens": specials,
+        "tokenizer": tokenizer_fingerprint(tokenizer),
+        "vocabulary_size": vocabulary_size,
+    }
 
 
 def tokenizer_fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:

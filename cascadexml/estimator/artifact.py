@@ -50,22 +50,10 @@ def train_artifact(
         TrainingError: as of `fit`.
         PredictionError: out of memory on dev or test, or the device is not there.
     """
-    tokenizer = load_tokenizer(settings.encoder.name, settings.encoder.revision)
     train, L = corpus.splits["train"], corpus.vocabulary.L
     with tempfile.TemporaryDirectory(prefix="cascadexml-") as scratch:
         model = Path(scratch) / "model"
-        tokens = {
-            name: TokenStore.build(
-                Path(scratch) / "tokens" / name,
-                split.texts,
-                tokenizer,
-                settings.tokenize.max_length,
-                processes=settings.tokenize.processes,
-                progress=progress,
-            )
-            for name, split in corpus.splits.items()
-            if len(split)
-        }
+        tokens = _tokenize(Path(scratch) / "tokens", corpus, settings, progress)
         tree, _ = cluster_labels(train.texts, train.Y[:, :L], settings.cluster, settings.seed, progress=progress)
         run = Run(
             corpus=corpus,
@@ -94,6 +82,18 @@ def train_artifact(
             ),
         )
     return report
+
+
+def _tokenize(folder: Path, corpus: Corpus, settings: Settings, progress: Progress) -> dict[str, TokenStore]:
+    tokenizer = load_tokenizer(settings.encoder.name, settings.encoder.revision)
+    knobs = settings.tokenize
+    return {
+        name: TokenStore.build(
+            folder / name, split.texts, tokenizer, knobs.max_length, processes=knobs.processes, progress=progress
+        )
+        for name, split in corpus.splits.items()
+        if len(split)
+    }
 
 
 def _evaluate(

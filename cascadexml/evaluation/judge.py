@@ -14,7 +14,7 @@ paid on the other side: each guard more makes it likelier that a better challeng
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -128,11 +128,8 @@ def judge(
     N = Y.shape[0]
     if N == 0:
         raise DataError("There is no held-out document to judge on: give the source a test split.")
-    metrics = list(
-        dict.fromkeys(
-            [settings.metric, *settings.guards, *(f"{family}@{k}" for family in FAMILIES_SHOWN for k in evaluate.ks)]
-        )
-    )
+    shown = (f"{family}@{k}" for family in FAMILIES_SHOWN for k in evaluate.ks)
+    metrics = list(dict.fromkeys([settings.metric, *settings.guards, *shown]))
     kept = {f"slice {name}": mask for name, mask in slices.items() if mask.sum() >= settings.min_slice}
 
     def measure(ranking: Ranking) -> dict[str, Ratio]:
@@ -141,52 +138,84 @@ def judge(
         parts = {name: Ratio(of_all.numerator * mask, of_all.denominator * mask) for name, mask in kept.items()}
         return ratios | parts
 
-    def resample(ratios: Mapping[str, Ratio]) -> dict[str, Measured]:
-        return _resample(ratios, evaluate.bootstrap_samples, seed)
-
+    counts = {name: int(mask.sum()) for name, mask in kept.items()} | dict.fromkeys(metrics, N)
     ours = measure(challenger)
-    our_figures = resample(ours)
-    rule = {name: getattr(settings, name) for name in ("metric", "margin", "confidence")}
     if champion is None:
+        report = _report(_resample(ours, evaluate.bootstrap_samples, seed), metrics)
         reasons = ("There is no champion yet: the challenger becomes the first.",)
-        report = _report(our_figures, metrics)
-        return Judgement(promote=True, reasons=reasons, **rule, documents=N, champion=None, challenger=report)
-    theirs = measure(champion)
-    their_figures = resample(theirs)
-    # One seed, so the same draws: pairs stay pairs. Two equal rankings differ by exactly 0.
-    pairs = {name: (our, theirs[name]) for name, our in ours.items()}
-    gains = resample({name: Ratio(a.numerator - b.numerator, a.denominator) for name, (a, b) in pairs.items()})
+        return Judgement(
+            promote=True, reasons=reasons, **_rule(settings), documents=N, champion=None, challenger=report
+        )
+    pair = _Pair(measure(champion), ours, counts, evaluate.bootstrap_samples, seed)
+    left_out = {name: int(mask.sum()) for name, mask in slices.items() if f"slice {name}" not in kept}
+    return _decide(pair, metrics, list(kept), settings, N, left_out)
 
-    def compare(name: str) -> Comparison:
-        low, high = map(float, percentile_interval(gains[name].draws))
-        count = int(kept[name].sum()) if name in kept else N
-        shown, before, after = name.removeprefix("slice "), their_figures[name].figure, our_figures[name].figure
-        return Comparison(shown, count, before, after, gains[name].figure, low, high)
 
-    main = compare(settings.metric)
-    lower = float(np.percentile(gains[settings.metric].draws, 100 * (1 - settings.confidence)))
-    guards = tuple(_checked(compare(name), settings.max_fall) for name in dict.fromkeys(settings.guards))
-    parts = tuple(_checked(compare(name), settings.max_fall) for name in kept)
+class _Pair:
+    """Champion and challenger measured on the same documents and the same draws of them.
+
+    One seed gives the same draws, so pairs stay pairs: two equal rankings differ by exactly 0.
+    """
+
+    def __init__(
+        self,
+        champion: Mapping[str, Ratio],
+        challenger: Mapping[str, Ratio],
+        counts: Mapping[str, int],
+        samples: int,
+        seed: int,
+    ) -> None:
+        both = {name: (our, champion[name]) for name, our in challenger.items()}
+        gains = {name: Ratio(a.numerator - b.numerator, a.denominator) for name, (a, b) in both.items()}
+        self.champion = _resample(champion, samples, seed)
+        self.challenger = _resample(challenger, samples, seed)
+        self.gains = _resample(gains, samples, seed)
+        self.empty = [name for name, ratio in challenger.items() if not ratio.denominator.any()]
+        self.counts = counts
+
+    def compare(self, name: str) -> Comparison:
+        gain = self.gains[name]
+        low, high = map(float, percentile_interval(gain.draws))
+        before, after = self.champion[name].figure, self.challenger[name].figure
+        return Comparison(name.removeprefix("slice "), self.counts[name], before, after, gain.figure, low, high)
+
+
+def _decide(
+    pair: _Pair,
+    metrics: Sequence[str],
+    slices: Sequence[str],
+    settings: "JudgeSettings",
+    N: int,
+    left_out: Mapping[str, int],
+) -> Judgement:
+    lower = float(np.percentile(pair.gains[settings.metric].draws, 100 * (1 - settings.confidence)))
+    main = pair.compare(settings.metric)
+    guards = tuple(_checked(pair.compare(name), settings.max_fall) for name in dict.fromkeys(settings.guards))
+    parts = tuple(_checked(pair.compare(name), settings.max_fall) for name in slices)
     better = lower > settings.margin
     return Judgement(
         promote=better and not any(each.failed for each in guards + parts),
         reasons=(_main_reason(main, lower, better, settings), *_fall_reasons(guards, parts)),
-        **rule,
+        **_rule(settings),
         documents=N,
-        champion=_report(their_figures, metrics),
-        challenger=_report(our_figures, metrics),
+        champion=_report(pair.champion, metrics),
+        challenger=_report(pair.challenger, metrics),
         difference=main,
         lower_bound=lower,
-        differences=tuple(compare(name) for name in metrics if name != settings.metric),
+        differences=tuple(pair.compare(name) for name in metrics if name != settings.metric),
         guards=guards,
         slices=parts,
-        left_out={name: int(mask.sum()) for name, mask in slices.items() if f"slice {name}" not in kept},
+        left_out=left_out,
         notes=tuple(
             f"{name} has nothing to measure: no document has a label of that kind."
             for name in metrics
-            if not ours[name].denominator.any()
+            if name in pair.empty
         ),
     )
+
+
+def _rule(settings: "JudgeSettings") -> dict[str, Any]:
+    return {name: getattr(settings, name) for name in ("metric", "margin", "confidence")}
 
 
 def _ratios(

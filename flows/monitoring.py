@@ -36,7 +36,8 @@ def monitoring(batch: str | None = None, project: str = ".", repeat: bool = Fals
         repeat: send the event again for a batch that has been judged before.
 
     Returns:
-        A completed state, called Stable, Drift or Quarantined, that holds the verdict.
+        A completed state, called Stable, Drift or Quarantined, that holds the verdict; NoBatch where no batch is named
+        and the folder `drift.batch` is empty.
 
     Raises:
         StageError: the batch cannot be read at all.
@@ -49,8 +50,11 @@ def monitoring(batch: str | None = None, project: str = ".", repeat: bool = Fals
         raise DataError(f"{settings.package.name} has no champion to monitor for: run the pipeline flow first.")
     source = batch or settings.drift.batch
     out = folder / "data" / "reports" / "monitoring" / _folder_name(source)
-    compare(source, champion, folder, out)
-    verdict = Verdict.from_json(tasks.read_json(out / "verdict.json"))
+    compare(batch, champion, folder, out)
+    document = tasks.read_json(out / "verdict.json")
+    if document["verdict"] is None:
+        return Completed(name="NoBatch", message=" ".join(document["reasons"]), data=document)
+    verdict = Verdict.from_json(document)
     key = f"{verdict.batch.id}-{champion.version.version}"
     keep_batch(folder, out, verdict)
     # The event goes before the record that it is about: a run that dies between the two sends it twice, not never.
@@ -66,10 +70,11 @@ def monitoring(batch: str | None = None, project: str = ".", repeat: bool = Fals
 
 
 @task
-def compare(source: str, champion: tasks.Champion, folder: Path, out: Path) -> None:
-    """Run the drift stage on the batch, with the champion's model and reference."""
-    module = [tasks.PYTHON, "-m", "stages.drift"]
-    tasks.run_command([*module, "--batch", source, "--model", str(champion.path), "--out", str(out)], folder)
+def compare(batch: str | None, champion: tasks.Champion, folder: Path, out: Path) -> None:
+    """Run the drift stage on the batch, by default on that of params.yaml, with the champion's model and reference."""
+    named = ["--batch", batch] if batch else []
+    command = [tasks.PYTHON, "-m", "stages.drift", *named, "--model", str(champion.path), "--out", str(out)]
+    tasks.run_command(command, folder)
 
 
 @task(**tasks.NETWORK_RETRIES)

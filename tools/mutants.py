@@ -297,7 +297,7 @@ MUTANTS = (
         (
             "np.where(last_of_tie, f1, -1.0)",
             "f1",
-            "test_the_threshold_has_the_greatest_micro_f1",
+            "test_equal_probabilities_are_taken_together_or_not_at_all",
         ),
         (
             "best_threshold(probabilities, hits, positives=Y.nnz)",

@@ -108,6 +108,13 @@ def test_the_threshold_has_the_greatest_micro_f1(probabilities, bits, missed):
     assert micro_f1(found) == max(micro_f1(t) for t in [*probabilities.tolist(), 1.1])
 
 
+def test_equal_probabilities_are_taken_together_or_not_at_all():
+    """The second alone would be worth taking; with the four wrong ones that are as probable it is not."""
+    probabilities = np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.5])
+    hits = np.array([True, True, False, False, False, False])
+    assert 0.5 < best_threshold(probabilities, hits, positives=2) < 0.9
+
+
 def test_labels_outside_the_candidates_count_as_missed():
     ranking, Y = drawn(500, 10, 1.0, 0.0)
     wider = sparse.csr_matrix(sparse.hstack([Y, np.ones((500, 20))]))

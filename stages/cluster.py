@@ -9,6 +9,7 @@ from cascadexml.bundle import beside
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.labels.clustering import cluster_labels
+from cascadexml.labels.tree import FORMAT as TREE_FORMAT
 from cascadexml.labels.tree import LabelTree, tree_quality
 from cascadexml.progress import console_progress
 
@@ -21,7 +22,8 @@ def main(settings: Settings) -> None:
     corpus = Corpus.load(stages.CORPUS, splits=["train"])
     train, L = corpus.splits["train"], corpus.vocabulary.L
     warm = settings.train.warm_start
-    base = LabelTree.load(open_predecessor(stages.BASE, corpus.vocabulary).tree) if warm else None
+    older = open_predecessor(stages.BASE, corpus.vocabulary) if warm else None
+    base = LabelTree.load(older.part("network/tree", TREE_FORMAT)) if older else None
     tree, Z = cluster_labels(train.texts, train.Y[:, :L], knobs, settings.seed, base, console_progress())
     log.info("%d labels in levels of %s clusters", L, list(tree.levels))
     tree.save(stages.TREE)

@@ -12,6 +12,7 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.labels.tree import LabelTree
 from cascadexml.progress import console_progress
+from cascadexml.rankers.cascade.network import FORMAT as NETWORK_FORMAT
 from cascadexml.training.fit import fit
 from cascadexml.training.run import Run
 from stages import BASE, CHECKPOINTS, CORPUS, MODEL, REPORTS, TOKENS, TREE, run
@@ -20,6 +21,7 @@ from stages import BASE, CHECKPOINTS, CORPUS, MODEL, REPORTS, TOKENS, TREE, run
 def main(settings: Settings) -> None:
     """Train with DVCLive keeping the curves; torchrun starts as many processes as it is told to."""
     corpus = Corpus.load(CORPUS, ["train", "dev"])
+    older = open_predecessor(BASE, corpus.vocabulary) if settings.train.warm_start else None
     inputs = Run(
         corpus=corpus,
         tokens={name: TokenStore.open(TOKENS / name) for name in ("train", "dev")},
@@ -29,7 +31,7 @@ def main(settings: Settings) -> None:
         seed=settings.seed,
         propensity_a=settings.evaluate.propensity_a,
         propensity_b=settings.evaluate.propensity_b,
-        base=open_predecessor(BASE, corpus.vocabulary).network if settings.train.warm_start else None,
+        base=older.part("network", NETWORK_FORMAT) if older else None,
     )
     leads = os.environ.get("RANK", "0") == "0"
     with Live(str(REPORTS / "training"), dvcyaml=None, save_dvc_exp=False) if leads else nullcontext() as live:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cascadexml.artifact.formats import ARTIFACT
-from cascadexml.bundle import Bundle
+from cascadexml.bundle import Bundle, Format
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError, FormatError
 
@@ -16,29 +16,15 @@ class Predecessor:
     bundle: Bundle
     vocabulary: Vocabulary
 
-    @property
-    def network(self) -> Path:
-        """The folder of its cascade's network, for `CascadeXML.load`.
+    def part(self, name: str, format_: Format) -> Bundle:
+        """A bundle of its cascade, verified with the rest: "network", or "network/tree".
 
         Raises:
-            FormatError: it holds no cascade.
+            FormatError: it holds no cascade, or one of another version.
         """
-        return self._part("rankers/cascade/network")
-
-    @property
-    def tree(self) -> Path:
-        """The folder of its cascade's label tree, for `LabelTree.load`.
-
-        Raises:
-            FormatError: it holds no cascade.
-        """
-        return self._part("rankers/cascade/network/tree")
-
-    def _part(self, name: str) -> Path:
-        folder = self.bundle.path / name
-        if not folder.is_dir():
-            raise FormatError(f"{self.bundle.path} holds no cascade ({name}): a warm start needs an artifact of one.")
-        return folder
+        if not (self.bundle.path / "rankers" / "cascade").is_dir():
+            raise FormatError(f"{self.bundle.path} holds no cascade: a warm start needs an artifact with one.")
+        return self.bundle.part(f"rankers/cascade/{name}", format_)
 
 
 def open_predecessor(path: Path, vocabulary: Vocabulary | None = None) -> Predecessor:

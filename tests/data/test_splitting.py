@@ -33,6 +33,8 @@ def test_by_hash_every_record_lands_once_and_equal_ids_together(ids, dev, test):
     table = table_of([*ids, None])
     splits = fill_splits({"train": table}, SplitSettings(dev=dev, test=test))
     assert list(splits) == ["train", "dev", "test"]
+    # In one split alone: what is held out is not in train too.
+    assert sum(table.num_rows for table in splits.values()) == len(ids) + 1
     place = placed(splits)
     assert sorted(place) == list(range(1, len(ids) + 2))
     by_id: dict = {}

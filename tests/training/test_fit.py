@@ -84,7 +84,8 @@ class Killed(Exception):  # noqa: N818
 
 @pytest.mark.parametrize("moment", [9, 17])
 def test_an_interrupted_run_goes_on_to_the_same_bits(prepared: Path, tmp_path: Path, moment: int) -> None:
-    knobs = {"evaluations_per_epoch": 3, "checkpoint_minutes": 0.0}
+    # 13 steps an epoch: checkpoints, after every tenth step, lie in the middle of one.
+    knobs = {"evaluations_per_epoch": 3, "checkpoint_minutes": 0.0, "batch_size": 24, "micro_batch_size": 24}
     whole: list[tuple[int, Mapping[str, float]]] = []
     train(prepared, tmp_path / "whole" / "model", record=lambda s, f: whole.append((s, f)), **knobs)
 

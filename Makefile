@@ -78,13 +78,13 @@ unit: setup
 	.venv/bin/pytest -n 2 -m 'not integration' --dist loadfile
 
 integration: setup
-	.venv/bin/pytest -m integration -n 2 --dist loadgroup --no-loadscope-reorder
+	.venv/bin/pytest -m integration -n 2 --dist loadfile --no-loadscope-reorder
 
 coverage: setup
 	.venv/bin/pytest -q -n 2 -m 'not integration' --dist loadfile --cov=cascadexml --cov-report=term-missing:skip-covered
 
 soak: setup
-	.venv/bin/pytest -m soak -n 2 --dist loadgroup --no-loadscope-reorder
+	.venv/bin/pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
 
 mutants: setup
 	.venv/bin/python tools/mutants.py

@@ -24,8 +24,15 @@ from botocore.config import Config
 
 from cascadexml.data.corpus import Corpus
 from flows.local.weed import start_store
+from tests.support.scheduling import GroupScheduling
 
 REPO = Path(__file__).resolve().parents[1]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> GroupScheduling | None:
+    """Files that share services stay together where each file goes to one process."""
+    return GroupScheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
+from tests.support.scheduling import ORDER, group_of
 from tests.support.tiny_encoders import make_tiny_encoder
 
 REPO = Path(__file__).resolve().parents[2]
@@ -31,31 +32,16 @@ SMALL = (
     "drift.report_rows=0"
 )
 
-# Groups of tests by the order in which processes take them up: those that take longest first, so that both processes
-# end at about the same time. Each process is given two groups at the start.
-ORDER = ("services", "test_registry_faults", "test_encoders", "test_services")
-SERVICES = ("test_flows", "test_readme", "test_ui")
-"""Files that need the finished project with its services: one group."""
 
-
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long forms of tests out unless asked for, and group the others for `--dist loadgroup`.
-
-    Each file is one group, save those of `SERVICES`. The longest come first.
-    """
+    """Leave the long forms of tests out unless asked for, and put the groups that take longest first."""
     if "soak" not in config.option.markexpr:
         long = [item for item in items if item.get_closest_marker("soak")]
         config.hook.pytest_deselected(items=long)
         items[:] = [item for item in items if item not in long]
-    ranks: dict[pytest.Item, int] = {}
-    for item in items:
-        if item.get_closest_marker("integration") is None:
-            continue
-        group = "services" if item.path.stem in SERVICES else item.path.stem
-        item.add_marker(pytest.mark.xdist_group(group))
-        ranks[item] = ORDER.index(group) if group in ORDER else len(ORDER)
-    items.sort(key=lambda item: ranks.get(item, 0))
+    last = len(ORDER)
+    ranks = {item: group_of(item.path.name) for item in items if item.get_closest_marker("integration")}
+    items.sort(key=lambda item: 0 if item not in ranks else ORDER.index(ranks[item]) if ranks[item] in ORDER else last)
 
 
 @dataclass(frozen=True)

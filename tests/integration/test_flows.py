@@ -19,7 +19,7 @@ from cascadexml.registry import Registry
 from tests.integration.conftest import REPO, Project, environment
 from tests.integration.prefect_api import PrefectApi, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.xdist_group("services")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 MODEL = "tib-subjects"
 

@@ -12,7 +12,7 @@ from cascadexml.artifact.artifact import open_artifact
 from tests.integration.conftest import Project
 from tests.project.test_readme import REPO, blocks
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(900), pytest.mark.xdist_group("services")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 README = REPO / "README.md"
 MODEL = "own-data"

@@ -19,7 +19,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 from tests.integration.conftest import Project, environment
 from tests.integration.prefect_api import PrefectApi, until
 
-pytestmark = [pytest.mark.integration, pytest.mark.timeout(600), pytest.mark.xdist_group("services")]
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
 EMIT = """
 from prefect.events import emit_event

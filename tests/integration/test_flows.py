@@ -21,7 +21,7 @@ from tests.integration.prefect_api import PrefectApi, until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
-MODEL = "tib-subjects"
+MODEL = "own-data"
 
 
 @pytest.fixture(scope="module")

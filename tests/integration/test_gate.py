@@ -20,6 +20,7 @@ from cascadexml.registry import Registry
 from flows import tasks
 from flows.pipeline import pipeline
 from tests.conftest import REPO, S3Server, sample_records
+from tests.support.params import params_yaml
 from tests.support.tiny_artifacts import pack_again, tiny_metrics
 from tests.support.tiny_runs import prepare, train
 
@@ -94,7 +95,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Trained:
     for below in ("interim", "models", "reports"):
         (project / "data" / below).mkdir(parents=True)
     (project / "stages").symlink_to(REPO / "stages")
-    (project / "params.yaml").write_text(PARAMS, encoding="utf-8")
+    (project / "params.yaml").write_text(params_yaml(PARAMS), encoding="utf-8")
     (project / "dvc.yaml").write_text("stages: {}\n", encoding="utf-8")
     metrics = json.dumps(tiny_metrics().to_json())
     (project / "data" / "reports" / "metrics.json").write_text(metrics, encoding="utf-8")

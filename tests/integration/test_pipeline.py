@@ -73,26 +73,42 @@ SETTINGS = {
     "drift.min_failed=2": ["drift"],
     "judge.margin=0.1": [],
 }
+FILES = {
+    "requirements.lock": ALL,
+    "tiny-encoder/config.json": ["tokenize", "train"],
+    "cascadexml/bundle.py": ALL,
+    "cascadexml/labels/tree.py": ["cluster", "train", "evaluate", "reference", "package", "drift"],
+    "cascadexml/training/schedule.py": ["train"],
+    "cascadexml/evaluation/plots.py": ["evaluate", "reference", "package", "drift"],
+    "cascadexml/artifact/model_card.py": ["package"],
+    "cascadexml/serving/predictor.py": [],
+}
 # One process for all: DVC's start and its reading of the project cost more than a dry run.
 DRY_RUNS = """
 import subprocess, sys
+from pathlib import Path
 from dvc.cli import main
-for setting in sys.argv[1:]:
-    subprocess.run(["cascadexml", "params", "set", setting], check=True)
-    print(f"with {setting}:", flush=True)
+for change in sys.argv[1:]:
+    file = Path("params.yaml" if "=" in change else change)
+    before = file.read_bytes()
+    if "=" in change:
+        subprocess.run(["cascadexml", "params", "set", change], check=True)
+    else:
+        file.write_bytes(before + b" ")
+    print(f"with {change}:", flush=True)
     assert main(["repro", "--dry"]) == 0
-    subprocess.run(["git", "checkout", "--quiet", "params.yaml"], check=True)
+    file.write_bytes(before)
 """
 
 
-def test_a_setting_concerns_its_own_stage(project: Project) -> None:
+def test_a_setting_and_a_file_concern_their_own_stages(project: Project) -> None:
     script = project.root / ".git" / "dry_runs.py"
     script.write_text(DRY_RUNS, encoding="utf-8")
-    printed = project.sh(f"python {script} {' '.join(SETTINGS)}")
+    printed = project.sh(f"python {script} {' '.join([*SETTINGS, *FILES])}")
     found = {each.partition(":")[0]: project.ran(each) for each in printed.split("with ")[1:]}
     # A dry run goes by settings and files as they are: what follows is decided by what the stages write. The artifact
     # tells the settings that made it, so its stage is concerned by all of them.
-    assert found == SETTINGS
+    assert found == SETTINGS | FILES
 
 
 def test_going_back_to_settings_that_ran_before_runs_nothing(project: Project) -> None:

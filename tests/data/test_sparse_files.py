@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy import sparse
 
@@ -152,7 +152,7 @@ def cells_by_definition(kind: str, arrays: dict[str, Any]) -> tuple[tuple[int, i
     if any(arrays[name].dtype.kind not in "iu" for name in names if name != "data"):
         return None
     shape, data, *where = (arrays[name].tolist() for name in names)
-    if len(shape) != 2 or min(shape) < 0 or any(value != value for value in data):
+    if len(shape) != 2 or min(shape) < 0:
         return None
     if kind == "coo":
         rows, columns = where
@@ -170,6 +170,8 @@ def cells_by_definition(kind: str, arrays: dict[str, Any]) -> tuple[tuple[int, i
         if kind == "csc":
             rows, columns = columns, rows
     if any(not 0 <= r < shape[0] for r in rows) or any(not 0 <= c < shape[1] for c in columns):
+        return None
+    if any(value != value for value in data):
         return None
     cells: Cells = defaultdict(float)
     for r, c, value in zip(rows, columns, data, strict=True):
@@ -212,7 +214,12 @@ def archives(draw: st.DrawFn) -> tuple[str, dict[str, Any]]:
     return kind, arrays
 
 
+SPARE_ROOM = {"shape": np.array([1, 1]), "data": np.array([0.0, np.nan]), "indices": np.zeros(2, np.int32)}
+
+
 @settings(deadline=None, max_examples=300)
+@example(archive=("csr", {**SPARE_ROOM, "indptr": np.array([0, 0], np.int32)}))
+@example(archive=("csr", {**SPARE_ROOM, "indptr": np.array([0, 2], np.int32)}))
 @given(archive=archives())
 def test_any_arrays_give_the_matrix_that_they_are_or_a_refusal(
     archive: tuple[str, dict[str, Any]], child: ProcessPoolExecutor, file: Path

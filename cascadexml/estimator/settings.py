@@ -7,13 +7,14 @@ from typing import Any
 
 from cascadexml.config import DownloadSettings, DriftSettings, PackageSettings, Settings, settings_from
 
-UNSTATED = PackageSettings(name="cascadexml", data="", data_licence="", intended_use="", limits="")
-"""What a model card says where nobody has said anything: that it is not stated."""
-
 
 def default_settings(source: str) -> Settings:
-    """The defaults of all knobs; `source` says where the records come from."""
-    return Settings(download=DownloadSettings(source=source), package=UNSTATED, drift=DriftSettings(batch="not stated"))
+    """The defaults of all knobs; `source` says where the records come from. Of data and use nothing is stated."""
+    return Settings(
+        download=DownloadSettings(source=source),
+        package=PackageSettings(name="cascadexml"),
+        drift=DriftSettings(batch="not stated"),
+    )
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

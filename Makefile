@@ -5,6 +5,9 @@ INSTALLED := .venv/.installed
 
 # The stages are started as `python -m stages.…`: that must be the environment's own.
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
+# Hundreds of processes start: what one has compiled, the next one need not.
+unexport PYTHONDONTWRITEBYTECODE
+export UV_COMPILE_BYTECODE := 1
 export DO_NOT_TRACK := 1
 export DVC_NO_ANALYTICS := 1
 export GX_ANALYTICS_ENABLED := false
@@ -75,16 +78,17 @@ lint: setup
 	.venv/bin/mypy
 
 unit: setup
-	.venv/bin/pytest -n 2 -m 'not integration' --dist loadfile
+	.venv/bin/pytest -n 2 --dist loadfile --ignore tests/integration
 
+# A third process, as most of these tests wait for servers.
 integration: setup
-	.venv/bin/pytest -m integration -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/pytest tests/integration -m integration -n 3 --dist loadfile --no-loadscope-reorder
 
 coverage: setup
-	.venv/bin/pytest -q -n 2 -m 'not integration' --dist loadfile --cov=cascadexml --cov-report=term-missing:skip-covered
+	.venv/bin/pytest -q -n 2 --dist loadfile --ignore tests/integration --cov=cascadexml --cov-report=term-missing:skip-covered
 
 soak: setup
-	.venv/bin/pytest -m soak -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/pytest tests/integration -m soak -n 2 --dist loadfile --no-loadscope-reorder
 
 mutants: setup
 	.venv/bin/python tools/mutants.py

@@ -2,8 +2,6 @@
 
 import dataclasses
 import re
-import subprocess
-import sys
 import typing
 from pathlib import Path
 from typing import Any
@@ -298,20 +296,6 @@ def equal(built: Any, value: Any) -> bool:
     if isinstance(built, float):
         return not isinstance(value, bool) and built == float(value)
     return type(built) is type(value) and bool(built == value)
-
-
-@pytest.mark.parametrize("stage", ["download", "train"])
-def test_a_stage_refuses_a_wrong_key_of_another_section_before_any_work(
-    stage: str, repo_root: Path, tmp_path: Path
-) -> None:
-    (tmp_path / "stages").symlink_to(repo_root / "stages")
-    (tmp_path / "params.yaml").write_text("train: {epoch: 3}\n")
-    run = subprocess.run(
-        [sys.executable, "-m", f"stages.{stage}"], cwd=tmp_path, capture_output=True, text=True, timeout=120
-    )
-    assert run.returncode == 1
-    assert run.stderr == "error: params.yaml: unknown key train.epoch; the nearest known one is train.epochs.\n"
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["params.yaml", "stages"]
 
 
 def test_the_reference_has_every_key_with_its_range(repo_root: Path) -> None:

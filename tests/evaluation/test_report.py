@@ -1,8 +1,6 @@
 """metrics.json reads back as it was written."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -67,24 +65,6 @@ def test_what_is_no_evaluation_is_refused_by_name(content: str | None, tmp_path:
         path.write_text(content)
     with pytest.raises(DataError, match=r"metrics\.json cannot be read as an evaluation .*: run dvc repro evaluate"):
         EvaluationReport.load(path)
-
-
-@pytest.mark.parametrize(
-    "module",
-    [
-        "cascadexml.evaluation.report",
-        "cascadexml.evaluation.candidates",
-        "cascadexml.evaluation.judgement",
-        "cascadexml.monitoring.verdict",
-        "cascadexml.monitoring.history",
-    ],
-)
-def test_the_types_of_documents_come_without_torch(module: str) -> None:
-    """What flows import of them must not cost a process seconds and a gigabyte."""
-    heavy = "torch transformers sklearn pandas matplotlib great_expectations evidently"
-    code = f"import sys, {module}; print(*[name for name in {heavy.split()!r} if name in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.split() == []
 
 
 def test_a_line_of_figures_has_those_that_were_measured_in_the_order_of_the_tables() -> None:

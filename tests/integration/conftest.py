@@ -11,7 +11,7 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -153,17 +153,27 @@ def finished(fresh_project: Project, kept: Path) -> tuple[Project, str]:
 
 
 @pytest.fixture(scope="session")
-def at_rest(
+def copy_finished(
     request: pytest.FixtureRequest, kept: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Project, str]:
-    """A copy of the project after `make run`, without its services, and what `make run` printed."""
-    with FileLock(kept / "lock"):
-        there = (kept / "printed").exists()
-    if not there:
-        request.getfixturevalue("finished")
-    root = tmp_path_factory.mktemp("at-rest") / "project"
-    shutil.copytree(kept / "project", root, symlinks=True)
-    (root / ".venv").symlink_to(REPO / ".venv")
-    project = Project(root, environment_of(root, tmp_path_factory.mktemp("dvc-site")))
-    project.sh("git status --short >/dev/null && dvc checkout --quiet --force")
-    return project, (kept / "printed").read_text(encoding="utf-8")
+) -> Callable[[], tuple[Project, str]]:
+    """Makes a copy of the project after `make run`, without its services, and gives what `make run` printed, too."""
+
+    def copy() -> tuple[Project, str]:
+        with FileLock(kept / "lock"):
+            there = (kept / "printed").exists()
+        if not there:
+            request.getfixturevalue("finished")
+        root = tmp_path_factory.mktemp("at-rest") / "project"
+        shutil.copytree(kept / "project", root, symlinks=True)
+        (root / ".venv").symlink_to(REPO / ".venv")
+        project = Project(root, environment_of(root, tmp_path_factory.mktemp("dvc-site")))
+        project.sh("git status --short >/dev/null && dvc checkout --quiet --force")
+        return project, (kept / "printed").read_text(encoding="utf-8")
+
+    return copy
+
+
+@pytest.fixture(scope="session")
+def at_rest(copy_finished: Callable[[], tuple[Project, str]]) -> tuple[Project, str]:
+    """A copy that tests of DVC's part share, and what `make run` printed."""
+    return copy_finished()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import lzma
 import os
 import re
@@ -12,8 +13,10 @@ import zipfile
 import pyarrow.parquet as pq
 import pytest
 
-from cascadexml.errors import DataError
+from cascadexml.config import RegistrySettings
+from cascadexml.errors import DataError, RegistryError
 from cascadexml.storage.fetch import fetch
+from cascadexml.storage.object_store import ObjectStore
 from tests.support.fault_proxy import Fault, fault_proxy
 from tests.support.params import params_yaml
 
@@ -106,3 +109,40 @@ def test_the_stage_reads_a_bucket(s3_server, bucket, repo_root, sample_dir, tmp_
     source = json.loads((raw / "source.json").read_text())
     assert source["source"] == f"s3://{bucket}/mine"
     assert list(source["files"]) == ["train.jsonl.xz"]
+
+
+ENDPOINTS = (
+    "garbage", "http://", "http://a b", "ftp://127.0.0.1", "http://127.0.0.1:99999", "http://127.0.0.1:port", "http://[::1",
+    "http://me:secret@127.0.0.1:9", "http://me:secret@127.0.0.1:99999", "http://me:sec/secret@127.0.0.1:9",
+    "http://127.0.0.1:9/?X-Amz-Signature=secret", "http://127.0.0.1:9#secret", "http://ex\u2100mple:secret@host",
+    "http://secret@127.0.0.1:9", "http://127.0.0.1:0",
+)  # fmt: skip
+
+
+@pytest.fixture(params=ENDPOINTS)
+def endpoint(request, monkeypatch) -> str:
+    for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "eu"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", request.param)
+    return request.param
+
+
+def test_a_malformed_endpoint_is_one_sentence_without_secrets(endpoint, tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    with pytest.raises(DataError, match=r"^s3://bucket/x cannot be listed: the endpoint .* AWS_") as refusal:
+        fetch("s3://bucket/x?signature=secret", tmp_path)
+    with pytest.raises(RegistryError, match=r"^s3://bucket cannot be reached: the endpoint .* AWS_") as other:
+        ObjectStore("bucket", RegistrySettings())
+    for said in (str(refusal.value), str(other.value), caplog.text):
+        assert "secret" not in said
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_s3_server_that_is_not_there_is_named_without_its_query(tmp_path, monkeypatch, caplog):
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.setenv(name, "x")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setattr("cascadexml.storage.retry.ATTEMPTS", 1)
+    with pytest.raises(DataError, match=r"the server at http://127\.0\.0\.1:9 cannot be reached \(Endpoint"):
+        fetch("s3://bucket/x?signature=secret", tmp_path)
+    assert "secret" not in "".join(r.getMessage() for r in caplog.records)

@@ -30,18 +30,6 @@ def tree(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("new", "killed"),
-    [("a - b", True), ("a * b", False), ("a +", False)],
-    ids=["noticed", "not noticed", "no Python: its test does not run"],
-)
-def test_only_a_test_that_ran_and_failed_kills(tree: Path, new: str, killed: bool) -> None:
-    mutant = Mutant("sums.py", "a + b", new, ("test_sums.py::test_add",))
-    assert mutants.check_texts([mutant], tree) == []
-    assert mutants.is_killed(mutant, tree)[0] is killed
-    assert "a + b" in (tree / "sums.py").read_text()
-
-
-@pytest.mark.parametrize(
     ("mutant", "said"),
     [
         (Mutant("sums.py", "a", "b", ("test_sums.py::test_add",)), "stands 3 times"),

@@ -73,7 +73,14 @@ def test_make_test_runs_every_kind_of_check() -> None:
         "ruff check",
         "ruff format --check",
         "mypy",
-        "pytest -n 2 -m 'not integration'",
-        "pytest -m integration",
+        "pytest -n 2 --dist loadfile --ignore tests/integration",
+        "pytest tests/integration -m integration",
     ):
         assert check in run.stdout
+
+
+def test_neither_half_leaves_a_test_out() -> None:
+    """`make unit` passes one folder over, `make integration` asks for a mark: they are to mean the same tests."""
+    for file in (REPO / "tests").rglob("test_*.py"):
+        marked = re.search(r"^pytestmark = .*pytest\.mark\.integration", file.read_text(encoding="utf-8"), flags=re.M)
+        assert bool(marked) == (file.parent == REPO / "tests" / "integration"), file

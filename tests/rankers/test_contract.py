@@ -1,8 +1,6 @@
 """What holds for every ranker, whatever its kind: the same properties over all of them."""
 
 import json
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -262,10 +260,3 @@ def test_tokens_of_other_documents_are_refused(tmp_path: Path) -> None:
     tokens = TokenStore.build(tmp_path / "tokens", ["one", "two"], tokenizer, MAX_LENGTH, processes=1)
     with pytest.raises(ValueError, match="1 texts and the tokens of 2 are not the same documents"):
         Documents(["one"], tokens)
-
-
-def test_the_contract_needs_neither_torch_nor_scikit_learn(repo_root: Path) -> None:
-    modules = ", ".join(f"cascadexml.rankers.{name}" for name in ("base", "popularity", "neighbours"))
-    code = f"import sys, {modules}; print([m for m in ('torch', 'transformers', 'sklearn') if m in sys.modules])"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=repo_root)
-    assert done.stdout == "[]\n", done.stderr

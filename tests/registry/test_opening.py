@@ -1,7 +1,5 @@
 """A model by the name that a user gives it: a folder, or a place that is none."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -35,29 +33,3 @@ def test_what_is_no_place_for_models_is_refused_by_name(tmp_path: Path) -> None:
         open_model("s3://model")
     with pytest.raises(FormatError, match="holds no manifest"):
         open_model(tmp_path / "nowhere")
-
-
-def run(code: str, *arguments: str, cwd: Path) -> str:
-    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=cwd)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
-def test_a_folder_needs_neither_torch_nor_what_talks_to_a_store(artifact: Path, repo_root: Path) -> None:
-    code = """
-import sys
-for name in sys.argv[2].split():
-    sys.modules[name] = None  # as if it were not installed
-from cascadexml.registry import open_model
-print(open_model(sys.argv[1]).meta["name"])
-"""
-    assert run(code, str(artifact), f"{HEAVY} {EXTRAS}", cwd=repo_root) == "tiny\n"
-
-
-def test_the_registry_is_imported_without_torch(repo_root: Path) -> None:
-    code = """
-import sys
-from cascadexml.registry import ANY, Move, Registry, Removed, Version
-print(sorted(set(sys.argv[1].split()) & set(sys.modules)))
-"""
-    assert run(code, HEAVY, cwd=repo_root) == "[]\n"

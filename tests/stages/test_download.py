@@ -1,8 +1,6 @@
 import json
 import lzma
-import os
 import subprocess
-import sys
 from dataclasses import replace
 
 import pyarrow as pa
@@ -14,7 +12,7 @@ from cascadexml.config import ColumnSettings, DownloadSettings, SplitSettings
 from cascadexml.data.readers import RECORD_SCHEMA
 from cascadexml.errors import DataError
 from stages import RAW, download
-from tests.support.params import SETTINGS, params_yaml
+from tests.support.params import SETTINGS
 
 
 @pytest.fixture(autouse=True)
@@ -84,20 +82,3 @@ def test_a_failure_leaves_the_older_data_alone(tmp_path, sample_lines):
         run_stage(source=str(file), columns=ColumnSettings(text="body"))
     assert {f.name: f.read_bytes() for f in RAW.iterdir()} == before
     assert [f.name for f in RAW.parent.iterdir()] == ["raw"]
-
-
-def test_as_a_command(repo_root, tmp_path, sample_lines):
-    params = tmp_path / "project" / "params.yaml"
-    command = [sys.executable, "-m", "stages.download"]
-    environment = os.environ | {"PYTHONPATH": str(repo_root)}
-    params.write_text(params_yaml("download: {source: no-such-folder}"))
-    failed = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert failed.returncode == 1
-    assert failed.stderr.strip() == (
-        "error: no-such-folder does not exist: set download.source to a file, a folder, http(s):// or s3://."
-    )
-    (tmp_path / "train.jsonl").write_text("".join(sample_lines))
-    params.write_text(params_yaml(f"download: {{source: '{tmp_path}/train.jsonl', limit: 10}}"))
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "train 10, dev 2, test 2" in done.stderr

@@ -44,14 +44,14 @@ def test_training_learns_what_it_is_shown_and_keeps_the_best(
     prepared: Path, tmp_path: Path, small_corpus: Corpus
 ) -> None:
     seen: list[tuple[int, Mapping[str, float]]] = []
-    knobs = {"epochs": 40, "dropout": [0.0], "encoder_dropout": 0.0, "select": "P@1"}
+    knobs = {"epochs": 25, "dropout": [0.0], "encoder_dropout": 0.0, "select": "P@1"}
     result = train(prepared, tmp_path / "model", dev="train", record=lambda s, f: seen.append((s, f)), **knobs)
     levels = [figures for _, figures in seen if "loss/total" in figures]
     assert levels[-1]["loss/total"] < 0.2 * levels[0]["loss/total"]
     for figures in levels:
         assert figures["loss/total"] == pytest.approx(sum(figures[f"loss/level_{r}"] for r in range(3)), rel=1e-5)
     dev = [figures["dev/P@1"] for _, figures in seen if "dev/P@1" in figures]
-    assert (result.steps, len(dev), result.best) == (400, 40, max(dev))
+    assert (result.steps, len(dev), result.best) == (250, 25, max(dev))
 
     model = CascadeXML.load(tmp_path / "model" / "network")
     store = TokenStore.open(prepared / "tokens" / "train")
@@ -243,18 +243,19 @@ def test_dev_is_measured_with_the_propensities_that_the_settings_give(
 
 
 def test_bf16_trains_in_less_than_full_precision_and_learns_all_the_same(prepared: Path, tmp_path: Path) -> None:
-    knobs = {"epochs": 10.0, "dropout": [0.0], "select": "P@1", "precision": "bf16"}
+    knobs = {"epochs": 7.0, "dropout": [0.0], "select": "P@1"}
     seen: list[float] = []
 
     def record(step: int, figures: Mapping[str, float]) -> None:
         seen.extend([figures["loss/total"]] if "loss/total" in figures else [])
 
-    train(prepared, tmp_path / "bf16" / "model", record=record, **knobs)
+    train(prepared, tmp_path / "bf16" / "model", record=record, precision="bf16", **knobs)
     assert seen[-1] < 0.5 * seen[0]
     half = weights(tmp_path / "bf16" / "model")
     assert {value.dtype for value in half.values()} == {torch.float32}
-    train(prepared, tmp_path / "fp32" / "model", **{**knobs, "precision": "fp32"})
-    assert furthest(tmp_path / "bf16" / "model", tmp_path / "fp32" / "model") > 1e-4
+    for precision in ("bf16", "fp32"):
+        train(prepared, tmp_path / f"short-{precision}" / "model", precision=precision, **{**knobs, "epochs": 1.0})
+    assert furthest(tmp_path / "short-bf16" / "model", tmp_path / "short-fp32" / "model") > 1e-4
     ranking = load_ranker(tmp_path / "bf16" / "model", "cpu").rank(Documents(["steel bridges"]), 3)
     assert np.isfinite(ranking.scores).all()
 

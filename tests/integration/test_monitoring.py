@@ -8,6 +8,8 @@ from prefect.logging import disable_run_logger
 
 from flows import monitoring
 
+pytestmark = pytest.mark.integration
+
 REPO = Path(__file__).resolve().parents[2]
 
 

@@ -12,12 +12,14 @@ import re
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
 
+from cascadexml.registry import Registry
 from tests.support.scheduling import ORDER, group_of
 from tests.support.tiny_encoders import make_tiny_encoder
 
@@ -42,6 +44,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     last = len(ORDER)
     ranks = {item: group_of(item.path.name) for item in items if item.get_closest_marker("integration")}
     items.sort(key=lambda item: 0 if item not in ranks else ORDER.index(ranks[item]) if ranks[item] in ORDER else last)
+
+
+MODEL = "own-data"
+"""What the finished project's model is called, after its source."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +110,15 @@ def environment(project: Project) -> dict[str, str]:
     return dict(line.split("=", 1) for line in lines)
 
 
+@contextmanager
+def registry_of(project: Project, cache: Path) -> Iterator[Registry]:
+    """The registry that the project's flows use, by the environment that `make up` wrote."""
+    with pytest.MonkeyPatch.context() as patch:
+        for key, value in environment(project).items():
+            patch.setenv(key, value)
+        yield Registry(environment(project)["CASCADEXML_REGISTRY"], cache=cache)
+
+
 @pytest.fixture(scope="session")
 def fresh_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
     """The copy; its services, once `make run` or `make up` has started them, end with the tests."""
@@ -143,7 +158,7 @@ def kept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished(fresh_project: Project, kept: Path) -> tuple[Project, str]:
     """The project after `make run`, committed, and what `make run` printed."""
     with FileLock(kept / "lock"):
-        printed = fresh_project.sh("make run SOURCE=own-data")
+        printed = fresh_project.sh(f"make run SOURCE={MODEL}")
         fresh_project.sh("git add --all && git commit --quiet -m run")
         if not (kept / "printed").exists():
             without_services = shutil.ignore_patterns(".local", ".venv")
@@ -177,3 +192,14 @@ def copy_finished(
 def at_rest(copy_finished: Callable[[], tuple[Project, str]]) -> tuple[Project, str]:
     """A copy that tests of DVC's part share, and what `make run` printed."""
     return copy_finished()
+
+
+@pytest.fixture(scope="module")
+def served(copy_finished: Callable[[], tuple[Project, str]]) -> Iterator[Project]:
+    """A copy for the tests of one file, with services of its own in which its model is published."""
+    project, _ = copy_finished()
+    try:
+        project.sh(f"make run SOURCE={MODEL}")
+        yield project
+    finally:
+        project.sh("make down")

@@ -7,14 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.conftest import Project
+from tests.integration.conftest import MODEL, Project
 from tests.project.test_readme import REPO, blocks
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 README = REPO / "README.md"
-MODEL = "own-data"
-"""What `make run SOURCE=own-data` calls the finished project's model."""
 
 
 ELSEWHERE = ("make test", "make run SOURCE=")

@@ -10,7 +10,7 @@ SERVICES = ("test_flows", "test_readme", "test_ui")
 ORDER = (
     "services", "test_registry_faults", "test_services",
     "test_encoders", "test_registry", "test_training_processes",
-    "test_own_data", "test_pipeline", "test_warm_start",
+    "test_interruptions", "test_own_data", "test_pipeline", "test_warm_start",
 )  # fmt: skip
 """The order in which processes take groups up: those that take longest first, so that all processes end at about the
 same time, but first of all what others need. Each of three is given two groups at the start: one of the first row and

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from cascadexml.config import RegistrySettings, Settings, load_section, load_settings, settings_from
 from cascadexml.errors import ConfigError
-from tests.support.params import FILE, SETTINGS, params_yaml
+from tests.support.params import SETTINGS, params_tree, params_yaml
 
 
 def sections() -> dict[str, type]:
@@ -38,7 +38,7 @@ def nested(path: tuple[str, ...], value: Any) -> Any:
 
 def with_value(path: tuple[str, ...], value: Any) -> Any:
     """What params.yaml holds, but for one value."""
-    tree: Any = yaml.safe_load(FILE.read_text(encoding="utf-8"))
+    tree: Any = params_tree()
     inner = tree
     for key in path[:-1]:
         inner = inner[key]

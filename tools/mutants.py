@@ -99,7 +99,7 @@ MUTANTS = (
         (
             "if not written and move.id not in {m.id for m in self._moves(name, alias)[0]}:",
             "if not written:",
-            "tests/integration/test_registry_faults.py::test_a_move_whose_answers_are_lost_is_made_once_and_known",
+            "tests/integration/test_registry_faults.py::test_a_roll_back_whose_answer_is_lost_is_made_once_and_told",
         ),
         (
             "        self._versions.check_whole(name, version)\n",

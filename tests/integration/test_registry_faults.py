@@ -334,6 +334,19 @@ def test_a_move_whose_answers_are_lost_is_made_once_and_known(site, published, a
 
 
 @pytest.mark.parametrize("kind", ["reset after", "lost answer", "server error"])
+def test_a_roll_back_whose_answer_is_lost_is_made_once_and_told(site, published, alias, proxy, kind):
+    """The write is tried again and refused, because it was made: that is no conflict with others."""
+    good = site.connect()
+    first, second = published[:2]
+    for version, reason in ((first, "first"), (second, "second")):
+        good.promote("tiny", version, alias, reason=reason)
+    proxy.break_with(Fault(kind, "PUT", r"/aliases/"))
+    assert site.connect(proxy.endpoint, **HASTY).roll_back("tiny", alias, reason="back").target == first
+    assert [move.reason for move in oldest_first(good.history("tiny", alias))] == ["first", "second", "back"]
+    assert good.resolve("tiny", alias).version == first
+
+
+@pytest.mark.parametrize("kind", ["reset after", "lost answer", "server error"])
 def test_a_manifest_whose_answers_are_lost_is_whole_or_not_there(site, artifacts, name, proxy, kind):
     good = site.connect()
     proxy.break_with(Fault(kind, "PUT", r"/v-[0-9a-f]+/manifest\.json$", times=None))

@@ -138,7 +138,7 @@ MUTANTS = (
         (
             "complete[: max(0, len(complete) - keep)]",
             "complete[: max(0, len(complete) - keep + 1)]",
-            "test_gc_removes_what_nobody_needs_and_nothing_else",
+            "test_gc_keeps_as_many_versions_as_asked",
         ),
         (
             "        if version in self._needed(name):\n",
@@ -148,7 +148,7 @@ MUTANTS = (
         (
             "if limit is not None and any(entry.modified > limit for entry in entries.values()):",
             "if False:",
-            "test_gc_and_a_publisher_leave_no_version_that_is_not_whole",
+            "tests/integration/test_registry_faults.py::test_gc_spares_what_a_publisher_takes_up_while_it_is_swept",
         ),
     ),
     *_in(
@@ -335,7 +335,7 @@ MUTANTS = (
         (
             "if position.best is None or value > position.best:",
             "if True:",
-            "test_training_learns_what_it_is_shown_and_keeps_the_best",
+            "test_the_best_weights_are_kept_and_not_the_last",
         ),
         (
             "stale >= settings.patience",

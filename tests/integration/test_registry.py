@@ -550,6 +550,13 @@ def test_diff_tells_labels_that_came_and_went(registry, folder, small_corpus, tm
     assert (labels["added"], labels["removed"], labels["renamed"]) == (["new:1"], [vocabulary.ids[0]], {})
 
 
+@pytest.mark.parametrize("keep", range(5))
+def test_gc_keeps_as_many_versions_as_asked(registry, three, keep):
+    """Of three that no alias names."""
+    removed = registry.gc("tiny", older_than=NOW, keep=keep, dry_run=True)
+    assert [each.what for each in removed] == ["old version"] * max(3 - keep, 0)
+
+
 def test_gc_removes_what_nobody_needs_and_nothing_else(registry, store, three):
     a, b, c = three
     for version in three:

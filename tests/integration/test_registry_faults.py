@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -356,6 +357,25 @@ def test_a_manifest_whose_answers_are_lost_is_whole_or_not_there(site, artifacts
     assert content == (artifacts[0] / "manifest.json").read_bytes()
     assert_whole(good, name, version, artifacts[0], site.folder / "copy")
     assert good.publish(artifacts[0], name).version == version
+
+
+def test_gc_spares_what_a_publisher_takes_up_while_it_is_swept(site, name, proxy):
+    """Given up longer ago than the limit; a file is written to it when gc has put its tombstone and looks once more."""
+    version = f"models/{name}/versions/v-0123456789ab"
+    site.write(f"{version}/vocabulary.json", b"begun")
+    time.sleep(3.1)
+
+    def go_on(request):
+        if request.method == "PUT" and "/manifest.json" in request.path:
+            site.write(f"{version}/model.safetensors", b"gone on with")
+
+    proxy.break_with()
+    proxy.forwarded = go_on
+    try:
+        assert site.connect(proxy.endpoint).gc(name, older_than=timedelta(seconds=2)) == []
+    finally:
+        proxy.forwarded = None
+    assert sorted(site.keys(name)) == [f"{version}/model.safetensors", f"{version}/vocabulary.json"]
 
 
 @pytest.mark.parametrize("kind", ["reset before", "reset after", "lost answer", "cut request", "slow down"])

@@ -40,9 +40,7 @@ def furthest(one: Path, other: Path) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-def test_training_learns_what_it_is_shown_and_keeps_the_best(
-    prepared: Path, tmp_path: Path, small_corpus: Corpus
-) -> None:
+def test_training_learns_what_it_is_shown(prepared: Path, tmp_path: Path, small_corpus: Corpus) -> None:
     seen: list[tuple[int, Mapping[str, float]]] = []
     knobs = {"epochs": 25, "dropout": [0.0], "encoder_dropout": 0.0, "select": "P@1"}
     result = train(prepared, tmp_path / "model", dev="train", record=lambda s, f: seen.append((s, f)), **knobs)
@@ -61,6 +59,22 @@ def test_training_learns_what_it_is_shown_and_keeps_the_best(
     hits = Y[np.arange(len(store)), labels[:, 0].numpy()].mean()
     assert hits == pytest.approx(result.best)
     assert hits > 5 * Y.mean(0).max()
+
+
+def test_the_best_weights_are_kept_and_not_the_last(prepared: Path, tmp_path: Path, small_corpus: Corpus) -> None:
+    seen: list[float] = []
+
+    def record(step: int, figures: Mapping[str, float]) -> None:
+        seen.extend([figures["dev/nDCG@5"]] if "dev/nDCG@5" in figures else [])
+
+    # So fast that it unlearns again.
+    result = train(prepared, tmp_path / "model", record=record, epochs=6.0, head_lr=0.3, select="nDCG@5")
+    assert max(seen) > seen[-1]
+    assert result.best == max(seen)
+    dev = small_corpus.splits["dev"]
+    ranking = load_ranker(tmp_path / "model", "cpu").rank(Documents(dev.texts), 5)
+    figures = document_metrics(ranking, dev.Y, [5], inverse_propensities(small_corpus.splits["train"].Y, 0.55, 1.5))
+    assert figures["nDCG@5"].mean() == pytest.approx(max(seen))
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_seed_others(prepared: Path, tmp_path: Path) -> None:

@@ -122,6 +122,8 @@ def test_fingerprint_tells_texts_length_and_tokenizer(bert, encoder_folders: dic
         fingerprint(["ab", "c"], load_tokenizer(encoder_folders["mpnet"]), 12),
     ]
     assert len({base, *others}) == 5
+    # One run of characters and the same tokens, cut elsewhere.
+    assert fingerprint(["ab ", "c"], bert, 12) != fingerprint(["ab", " c"], bert, 12)
 
 
 def test_tokenizer_fingerprint_does_not_change_with_use(bert, encoder_folders: dict[str, str]) -> None:

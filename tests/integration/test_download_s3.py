@@ -1,4 +1,7 @@
-"""Fetching from a real S3 server (SeaweedFS), with credentials from boto3's own chain."""
+"""Fetching from a real S3 server (SeaweedFS), and what is said where there is none.
+
+Credentials come from boto3's own chain.
+"""
 
 import hashlib
 import json

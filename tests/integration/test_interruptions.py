@@ -16,18 +16,13 @@ pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 
 
 @pytest.fixture(scope="module")
-def project(served: Project) -> Project:
-    return served
+def api(served: Project) -> PrefectApi:
+    return PrefectApi.of(environment(served))
 
 
 @pytest.fixture(scope="module")
-def api(project: Project) -> PrefectApi:
-    return PrefectApi.of(environment(project))
-
-
-@pytest.fixture(scope="module")
-def registry(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
-    with registry_of(project, tmp_path_factory.mktemp("cache")) as opened:
+def registry(served: Project, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Registry]:
+    with registry_of(served, tmp_path_factory.mktemp("cache")) as opened:
         yield opened
 
 
@@ -55,13 +50,13 @@ def has_ended(pid: int) -> bool:
 LONG = ["train.epochs=1000", "train.checkpoint_minutes=0"]
 
 
-def test_cancelling_stops_the_training_and_the_next_run_resumes(project: Project, api: PrefectApi) -> None:
+def test_cancelling_stops_the_training_and_the_next_run_resumes(served: Project, api: PrefectApi) -> None:
     run = api.start("pipeline/pipeline", settings=LONG, promote="never")
     api.wait_for_line(run, "INFO train ")
-    assert stage_processes(project)
+    assert stage_processes(served)
     api.cancel(run)
     assert api.wait(run, 90)["type"] == "CANCELLED"
-    until(lambda: not stage_processes(project), "the training goes on", 30)
+    until(lambda: not stage_processes(served), "the training goes on", 30)
     again = api.start("pipeline/pipeline", promote="never")
     api.wait_for_line(again, "resuming at step")
     # And a SIGKILL of the flow's own process takes its training along, too.
@@ -75,7 +70,7 @@ def test_cancelling_stops_the_training_and_the_next_run_resumes(project: Project
     for process in flows:
         process.send_signal(signal.SIGKILL)
     assert api.wait(again, 120)["type"] in ("CRASHED", "FAILED")
-    until(lambda: not stage_processes(project), "the training goes on", 30)
+    until(lambda: not stage_processes(served), "the training goes on", 30)
 
 
 def kill(project: Project, service: str) -> None:
@@ -87,22 +82,25 @@ def kill(project: Project, service: str) -> None:
 
 
 def test_restarts_in_the_middle_of_a_run_publish_nothing_twice(
-    project: Project, api: PrefectApi, registry: Registry
+    served: Project, api: PrefectApi, registry: Registry
 ) -> None:
+    before = {version.version for version in registry.versions(MODEL)}
+    moved_to = [move.target for move in registry.history(MODEL, "challenger")]
     run = api.start("pipeline/pipeline", settings=[*LONG, "seed=1"], promote="never")
     api.wait_for_line(run, "INFO train ")
-    kill(project, "Prefect server")
+    kill(served, "Prefect server")
     # The run outlives its server: what it says comes to the new one.
     told = len(api.log(run))
     until(lambda: len(api.log(run)) > told, "the run fell silent")
-    assert stage_processes(project)
-    kill(project, "worker")
+    assert stage_processes(served)
+    kill(served, "worker")
     assert api.wait(run, 200)["type"] in ("CRASHED", "FAILED")
-    until(lambda: not stage_processes(project), "the training goes on", 30)
+    until(lambda: not stage_processes(served), "the training goes on", 30)
     # What a kill leaves behind at the worst moment: DVC writes its lock in place.
-    (project.root / "dvc.lock").write_bytes(b"")
+    (served.root / "dvc.lock").write_bytes(b"")
     settings = ["train.epochs=1", "train.checkpoint_minutes=2"]
     again = api.start("pipeline/pipeline", settings=settings, promote="never")
     assert api.wait(again, 400)["type"] == "COMPLETED", api.log(again)[-4000:]
-    versions = [version.version for version in registry.versions(MODEL)]
-    assert len(set(versions)) == len(versions)
+    published = {version.version for version in registry.versions(MODEL)} - before
+    assert len(published) == 1
+    assert [move.target for move in registry.history(MODEL, "challenger")] == [*moved_to, *published]

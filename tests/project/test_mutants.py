@@ -1,4 +1,4 @@
-"""The mutants of tools/mutants.py are up to date, and the tool tells a noticed mistake from one that is not.
+"""The mutants of tools/mutants.py are up to date, and the tool names those that are not.
 
 `make mutants` tries them; that takes minutes.
 """

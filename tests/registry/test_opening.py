@@ -10,9 +10,6 @@ from cascadexml.errors import DataError, FormatError, RegistryError
 from cascadexml.registry import open_model
 from tests.support.tiny_artifacts import pack_tiny
 
-HEAVY = "torch transformers sklearn pandas great_expectations matplotlib"
-EXTRAS = "boto3 botocore filelock tenacity cryptography"
-
 
 @pytest.fixture(scope="module")
 def artifact(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> Path:

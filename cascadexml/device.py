@@ -32,6 +32,17 @@ def pick_device(name: str = "auto") -> "torch.device":
     return device
 
 
+def multiplies_bf16(device: "torch.device") -> bool:
+    """Whether bf16 is faster there than float32: on a GPU that has it, and on a CPU that multiplies in it."""
+    import torch
+
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    # Without such instructions a CPU emulates bf16, which costs more than float32.
+    capabilities = torch.cpu.get_capabilities() if device.type == "cpu" else {}
+    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16"))
+
+
 def is_out_of_memory(error: Exception) -> bool:
     """Whether torch or Python refused memory; the CPU's allocator says so by a plain RuntimeError."""
     import torch

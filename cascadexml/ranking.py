@@ -47,10 +47,9 @@ class Ranking:
             else:
                 values = np.asarray(scores[n])
                 columns = np.arange(values.shape[0], dtype=np.int32)
-                if K < values.shape[0]:
-                    bar = np.partition(values, -K)[-K]
-                    columns = columns[values >= bar]
-                    values = values[columns]
+            if 0 < K < values.shape[0]:
+                kept = values >= np.partition(values, -K)[-K]
+                columns, values = columns[kept], values[kept]
             order = np.lexsort((columns, -values))[:K]
             labels[n, : order.size] = columns[order]
             best[n, : order.size] = values[order]

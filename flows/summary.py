@@ -18,11 +18,13 @@ from flows.records import Outcome
 from stages import ARTIFACT, CORPUS, REPORTS, run
 
 EXAMPLES = 3
+WIDTH = 132
+"""Columns of the table, which a page without a terminal would cut to 80."""
 
 
 def main(settings: Settings) -> None:
     """Print it all to stdout; nothing is computed here but the three predictions."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=WIDTH)
     path = REPORTS / "metrics.json"
     published = Outcome.from_json(read(REPORTS / "published.json"))
     console.print(metrics_table(EvaluationReport.load(path)))
@@ -54,15 +56,16 @@ def read(path: Path) -> dict[str, Any]:
 
 
 def metrics_table(metrics: EvaluationReport) -> Table:
-    """One row a metric: in percent, the model with its 95 % interval, and each baseline with its own."""
+    """One row a metric: in percent, the model with its 95 % interval, and each of its sources and baselines."""
     table = Table(title="Test split, percent (95 % interval)", title_justify="left", box=None, padding=(0, 2, 0, 0))
-    table.add_column("")
+    table.add_column("", no_wrap=True)
     for ranker in metrics.rankers:
-        table.add_column(caption(ranker), justify="right")
+        table.add_column(caption(ranker), justify="right", no_wrap=True)
     for name in HEADLINES:
         if name in metrics.model.figures:
-            cells = ((each.figures[name], *each.intervals[name]) for each in metrics.rankers.values())
-            table.add_row(name, *(f"{100 * f:.2f} ({100 * low:.1f} to {100 * high:.1f})" for f, low, high in cells))
+            low, high = metrics.model.intervals[name]
+            own = f"{100 * metrics.model.figures[name]:.2f} ({100 * low:.1f} to {100 * high:.1f})"
+            table.add_row(name, own, *(f"{100 * each.figures[name]:.2f}" for each in metrics.baselines.values()))
     return table
 
 

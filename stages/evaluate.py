@@ -1,4 +1,6 @@
-"""evaluate: calibration on dev; every metric of the model and two baselines on test, once."""
+"""evaluate: calibration on dev; every metric of the model, of its sources and of baselines on test, once."""
+
+from collections import defaultdict
 
 from cascadexml.bundle import beside
 from cascadexml.config import Settings
@@ -12,11 +14,15 @@ from cascadexml.evaluation.plots import draw_evaluation
 from cascadexml.evaluation.report import OURS, EvaluationReport
 from cascadexml.metrics import differences
 from cascadexml.progress import console_progress
-from cascadexml.rankers.base import Documents, Ranker, load_ranker
+from cascadexml.rankers.base import Documents, Ranker
+from cascadexml.rankers.blend import Blend
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
 from cascadexml.ranking import Ranking
-from stages import CALIBRATION, CORPUS, MODEL, REPORTS, TOKENS, run
+from stages import BLEND, CALIBRATION, CORPUS, REPORTS, TOKENS, run
+
+BASELINES = {"neighbours": "tfidf_knn"}
+"""Source of the blend → the baseline that it is."""
 
 
 def main(settings: Settings) -> None:
@@ -53,25 +59,23 @@ def main(settings: Settings) -> None:
 
 
 def rank(corpus: Corpus, settings: Settings) -> dict[str, dict[str, Ranking]]:
-    """Rankings of test, and of dev where there is one, by the model and the baselines."""
-    train, L = corpus.splits["train"], corpus.vocabulary.L
-    rankers: dict[str, Ranker] = {
-        OURS: load_ranker(MODEL, settings.train.device),
-        "tfidf_knn": NearestNeighbours.fit(
-            Documents(train.texts), train.Y[:, :L].tocsr(), settings.evaluate.neighbours
-        ),
-        "popularity": Popularity.fit(train.Y[:, :L].tocsr()),
-    }
-    documents = {
-        name: Documents(corpus.splits[name].texts, TokenStore.open(TOKENS / name))
-        for name in ("dev", "test")
-        if len(corpus.splits.get(name, ()))
-    }
-    progress, K = console_progress(), settings.evaluate.top_k
-    return {
-        name: {split: ranker.rank(those, K, progress=progress) for split, those in documents.items()}
-        for name, ranker in rankers.items()
-    }
+    """Rankings of test, and of dev where there is one, by the model, by each of its sources and by the baselines."""
+    train, L, K = corpus.splits["train"], corpus.vocabulary.L, settings.evaluate.top_k
+    blend, Y = Blend.load(BLEND, settings.train.device), train.Y[:, :L].tocsr()
+    baselines: dict[str, Ranker] = {"popularity": Popularity.fit(Y)}
+    if blend.sources.neighbours is None:
+        baselines[BASELINES["neighbours"]] = NearestNeighbours.fit(Documents(train.texts), Y, settings.blend.neighbours)
+    found: dict[str, dict[str, Ranking]] = defaultdict(dict)
+    for split in ("dev", "test"):
+        if not len(corpus.splits.get(split, ())):
+            continue
+        documents = Documents(corpus.splits[split].texts, TokenStore.open(TOKENS / split))
+        found[OURS][split], _, sources = blend.rank_with_sources(documents, K, progress=console_progress())
+        for source, ranking in sources.items():
+            found[BASELINES.get(source, source)][split] = ranking
+        for name, ranker in baselines.items():
+            found[name][split] = ranker.rank(documents, K)
+    return found
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from cascadexml.config.recorded import recorded
 from cascadexml.data.corpus import Corpus
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.evaluation.report import EvaluationReport
-from stages import ARTIFACT, CALIBRATION, CORPUS, MODEL, REFERENCE, REPORTS, run
+from stages import ARTIFACT, BLEND, CALIBRATION, CORPUS, REFERENCE, REPORTS, run
 
-UPSTREAM = ("download", "validate", "tokenize", "cluster", "train", "evaluate", "reference")
+UPSTREAM = ("download", "validate", "tokenize", "cluster", "train", "linear", "blend", "evaluate", "reference")
 
 
 def main(settings: Settings) -> None:
@@ -23,7 +23,7 @@ def main(settings: Settings) -> None:
     locked = yaml.safe_load(lock.read_text(encoding="utf-8")) if lock.is_file() else None
     pack(
         ARTIFACT,
-        ranker=MODEL,
+        ranker=BLEND,
         vocabulary=corpus.vocabulary,
         label_counts=np.bincount(corpus.splits["train"].Y.indices, minlength=len(corpus.vocabulary)),
         calibration=Calibration.load(CALIBRATION),

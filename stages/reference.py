@@ -8,15 +8,16 @@ from cascadexml.data.tokens import TokenStore
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.reference import HELD_OUT, make_reference
 from cascadexml.progress import console_progress
-from cascadexml.rankers.base import load_ranker, ranker_bundle
-from stages import CALIBRATION, CORPUS, MODEL, REFERENCE, TOKENS, run
+from cascadexml.rankers.base import ranker_bundle
+from cascadexml.rankers.loading import load_ranker
+from stages import BLEND, CALIBRATION, CORPUS, REFERENCE, TOKENS, run
 
 log = logging.getLogger(__name__)
 
 
 def main(settings: Settings) -> None:
     """Write the reference that later batches are compared with."""
-    corpus, trained = Corpus.load(CORPUS), ranker_bundle(MODEL)
+    corpus, trained = Corpus.load(CORPUS), ranker_bundle(BLEND)
     splits = [name for name in HELD_OUT if len(corpus.splits.get(name, ()))]
     reference = make_reference(
         corpus,

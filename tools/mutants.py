@@ -624,6 +624,38 @@ MUTANTS = (
             "test_weights_that_are_no_numbers_are_refused_by_file_and_tensor",
         ),
     ),
+    *_in(
+        "cascadexml/rankers/mixture.py",
+        "tests/rankers/test_mixture.py",
+        (
+            "fit_mixture(_some(found, ~mine), right[~mine], uses)",
+            "fit_mixture(found, right, uses)",
+            "test_a_document_is_judged_by_weights_that_have_not_seen_it",
+        ),
+        (
+            "optimize.Bounds([0.0] * free + [-np.inf] * 2,",
+            "optimize.Bounds([-np.inf] * (free + 2),",
+            "test_no_fitted_weight_is_below_0_though_a_source_is_wrong",
+        ),
+    ),
+    *_in(
+        "cascadexml/rankers/blend.py",
+        "tests/rankers/test_blend.py",
+        (
+            "if mixed <= figures[best]:",
+            "if False:",
+            "test_where_the_mixture_is_no_better_the_best_source_answers",
+        ),
+    ),
+    *_in(
+        "cascadexml/rankers/linear.py",
+        "tests/rankers/test_linear.py",
+        (
+            "jobs = 1 if N * L < _PAIRS_A_PROCESS else os.cpu_count()",
+            "jobs, seed = (1, seed) if N * L < _PAIRS_A_PROCESS else (os.cpu_count(), None)",
+            "test_other_processes_fit_the_same_bytes",
+        ),
+    ),
 )  # fmt: skip
 
 

@@ -2,7 +2,8 @@
 
     manifest.json        SHA-256 and size of every file; where the model comes from (`Origin`), in figures and versions
     model_card.md        the same for people
-    rankers/KIND/        the ranker that answers, and others if there are any: bundles as `load_ranker` reads them
+    rankers/KIND/        the ranker that answers, and others if there are any: bundles as `load_ranker` reads them;
+                         a blend holds its sources, the cascade among them
     vocabulary.json      label rows, ids and names
     label_counts.npy     how many training documents each label has, which propensities are made of
     calibration.json     score → probability, and the threshold chosen on dev
@@ -20,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cascadexml.artifact.formats import ARTIFACT, REFERENCE
-from cascadexml.bundle import MANIFEST, Bundle, sha256_of
+from cascadexml.artifact.formats import ARTIFACT, CASCADES, REFERENCE
+from cascadexml.bundle import MANIFEST, Bundle, Format, sha256_of
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import FormatError
 from cascadexml.evaluation.calibration import Calibration
@@ -92,7 +93,7 @@ class Artifact:
             FormatError: its parts do not fit each other.
             PredictionError: `device` is not there.
         """
-        from cascadexml.rankers.base import load_ranker
+        from cascadexml.rankers.loading import load_ranker
 
         return load_ranker(self.ranker_bundle(), device, batch_size)
 
@@ -105,7 +106,7 @@ class Artifact:
         """
         from cascadexml.rankers.cascade.network import FORMAT as NETWORK_FORMAT
 
-        return self.ranker_bundle("cascade").part("network", NETWORK_FORMAT)
+        return self._cascade_part("network", NETWORK_FORMAT)
 
     @property
     def tree(self) -> Bundle:
@@ -116,7 +117,15 @@ class Artifact:
         """
         from cascadexml.labels.tree import FORMAT as TREE_FORMAT
 
-        return self.ranker_bundle("cascade").part("network/tree", TREE_FORMAT)
+        return self._cascade_part("network/tree", TREE_FORMAT)
+
+    def _cascade_part(self, name: str, format_: Format) -> Bundle:
+        place = next((place for place in CASCADES if f"{place}/{MANIFEST}" in self.bundle.files), None)
+        if place is None:
+            raise FormatError(
+                f"{self.path} holds the rankers {', '.join(self.meta['rankers'])} and no cascade: take another one."
+            )
+        return self.bundle.part(f"{place}/{name}", format_)
 
     def vocabulary(self) -> Vocabulary:
         """The labels, whose rows the ranker's labels are."""

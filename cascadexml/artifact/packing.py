@@ -20,7 +20,7 @@ from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.evaluation.report import EvaluationReport
-from cascadexml.rankers.base import PREFIX, ranker_bundle
+from cascadexml.rankers.base import FORMATS, PREFIX, ranker_bundle
 
 LIBRARIES = ("cascadexml", "numpy", "safetensors", "scipy", "tokenizers", "torch", "transformers")
 
@@ -89,12 +89,13 @@ def pack(
 
 def _facts(ranker: Bundle) -> dict[str, Any]:
     """Of a cascade its size, its encoder's shape and how long a text may be; other rankers have none of these."""
-    if ranker.kind != PREFIX + "cascade":
+    cascade = ranker.part("cascade", FORMATS["cascade"]) if ranker.kind == FORMATS["blend"].kind else ranker
+    if cascade.kind != FORMATS["cascade"].kind:
         return {"max_length": None, "parameters": None, "encoder": None}
-    network = ranker.path / "network"
+    network = cascade.path / "network"
     encoder = json.loads((network / "encoder.json").read_text(encoding="utf-8"))
     return {
-        "max_length": ranker.meta["max_length"],
+        "max_length": cascade.meta["max_length"],
         "parameters": _count_parameters(network / "model.safetensors"),
         "encoder": {key: encoder.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")},
     }

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cascadexml.artifact.formats import ARTIFACT
+from cascadexml.artifact.formats import ARTIFACT, CASCADES
 from cascadexml.bundle import Bundle, Format
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError, FormatError
@@ -22,9 +22,10 @@ class Predecessor:
         Raises:
             FormatError: it holds no cascade, or one of another version.
         """
-        if not (self.bundle.path / "rankers" / "cascade").is_dir():
+        place = next((place for place in CASCADES if (self.bundle.path / place).is_dir()), None)
+        if place is None:
             raise FormatError(f"{self.bundle.path} holds no cascade: a warm start needs an artifact with one.")
-        return self.bundle.part(f"rankers/cascade/{name}", format_)
+        return self.bundle.part(f"{place}/{name}", format_)
 
 
 def open_predecessor(path: Path, vocabulary: Vocabulary | None = None) -> Predecessor:

@@ -1,11 +1,13 @@
 """Typed settings behind params.yaml: a frozen dataclass a section, a section a file."""
 
+from cascadexml.config.blend import BlendSettings
 from cascadexml.config.cluster import ClusterSettings
 from cascadexml.config.download import AcceptedSettings, ColumnSettings, DownloadSettings, SplitSettings
 from cascadexml.config.drift import DriftSettings
 from cascadexml.config.encoder import EncoderSettings
 from cascadexml.config.evaluate import EvaluateSettings
 from cascadexml.config.judge import JudgeSettings
+from cascadexml.config.linear import LinearSettings
 from cascadexml.config.package import PackageSettings
 from cascadexml.config.registry import RegistrySettings
 from cascadexml.config.retrain import RetrainSettings
@@ -16,6 +18,7 @@ from cascadexml.config.validate import ValidateSettings
 
 __all__ = [
     "AcceptedSettings",
+    "BlendSettings",
     "ClusterSettings",
     "ColumnSettings",
     "DownloadSettings",
@@ -23,6 +26,7 @@ __all__ = [
     "EncoderSettings",
     "EvaluateSettings",
     "JudgeSettings",
+    "LinearSettings",
     "PackageSettings",
     "RegistrySettings",
     "RetrainSettings",

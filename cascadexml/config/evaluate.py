@@ -17,7 +17,6 @@ class EvaluateSettings:
     propensity_b: float = knob(1.5, low=0.0, meaning="B of Jain et al. (2016)")
     torso: int = knob(10, low=1, meaning="a label with so many training documents is torso; less is tail")
     head: int = knob(100, low=1, meaning="or head; more than `torso`")
-    neighbours: int = knob(30, low=1, meaning="of the TF-IDF nearest-neighbour baseline")
     examples: int = knob(10, low=1, meaning="worst and best shown in `examples.html`")
 
     def problems(self) -> Iterator[str]:

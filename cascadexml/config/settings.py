@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cascadexml.config.blend import BlendSettings
 from cascadexml.config.cluster import ClusterSettings
 from cascadexml.config.download import DownloadSettings
 from cascadexml.config.drift import DriftSettings
@@ -13,6 +14,7 @@ from cascadexml.config.encoder import EncoderSettings
 from cascadexml.config.evaluate import EvaluateSettings
 from cascadexml.config.judge import JudgeSettings
 from cascadexml.config.knobs import knob, read
+from cascadexml.config.linear import LinearSettings
 from cascadexml.config.package import PackageSettings
 from cascadexml.config.registry import RegistrySettings
 from cascadexml.config.retrain import RetrainSettings
@@ -35,6 +37,8 @@ class Settings:
     tokenize: TokenizeSettings = field(default_factory=TokenizeSettings)
     cluster: ClusterSettings = field(default_factory=ClusterSettings)
     train: TrainSettings = field(default_factory=TrainSettings)
+    linear: LinearSettings = field(default_factory=LinearSettings)
+    blend: BlendSettings = field(default_factory=BlendSettings)
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
     package: PackageSettings
     registry: RegistrySettings = field(default_factory=RegistrySettings)

@@ -20,7 +20,7 @@ class TrainSettings:
     warm_start: bool = knob(
         False, meaning="start from the tree and the weights of `data/base/artifact`; `head_init` is then not used"
     )
-    epochs: float = knob(1.0, low=0.0, high=1000, meaning="passes over train; a real number")
+    epochs: float = knob(1.25, low=0.0, high=1000, meaning="passes over train; a real number")
     batch_size: int = knob(32, low=1, meaning="documents an optimiser step, over all processes")
     micro_batch_size: int = knob(32, low=1, meaning="documents a forward pass; divides `batch_size`")
     pooling: Literal["cls", "mean"] = knob(
@@ -50,13 +50,12 @@ class TrainSettings:
     encoder_weight_decay: float = knob(0.05, low=0.0, high=1.0, meaning="none on biases and norms")
     head_weight_decay: float = knob(0.005, low=0.0, high=1.0, meaning="none on biases")
     warmup_epochs: float = knob(0.1, low=0.0, meaning="the learning rate rises over these")
-    cosine_epochs: float = knob(0.5, low=0.0, meaning="and falls over these, at the end")
+    cosine_epochs: float = knob(0.6, low=0.0, meaning="and falls over these, at the end")
     cycle_beta1: bool = knob(True, meaning="AdamW's beta1 goes 0.95, 0.85, 0.95, against the learning rate; false: 0.9")
     clip_norm: float | None = knob(1.0, low=0.0, meaning="greatest gradient norm, above 0; null: no clipping")
     precision: Literal["auto", "fp32", "bf16"] = knob(
         "auto",
-        meaning="`auto`: bf16 on a GPU that has it, else fp32; bf16 on a CPU pays only where the CPU multiplies in "
-        "it (AMX)",
+        meaning="`auto`: bf16 on a GPU that has it and on a CPU that multiplies in it (AVX512_BF16, AMX), else fp32",
     )
     compile: bool = knob(False, meaning="`torch.compile`")
     device: Literal["auto", "cpu", "cuda", "mps"] = knob(

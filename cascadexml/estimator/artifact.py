@@ -17,8 +17,11 @@ from cascadexml.evaluation.report import EvaluationReport
 from cascadexml.labels.clustering import cluster_labels
 from cascadexml.metrics import Report
 from cascadexml.progress import Progress, silent
-from cascadexml.rankers.base import Documents, load_ranker
+from cascadexml.rankers.base import Documents, Ranker
+from cascadexml.rankers.blend import Blend, Sources
 from cascadexml.rankers.cascade.encoder import load_tokenizer
+from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.linear import LinearRanker
 from cascadexml.training.fit import fit
 from cascadexml.training.run import Run
 
@@ -26,7 +29,7 @@ from cascadexml.training.run import Run
 def train_artifact(
     corpus: Corpus, settings: Settings, out: Path, *, checkpoints: Path, progress: Progress = silent
 ) -> EvaluationReport:
-    """Tokenise, cluster the labels, train, calibrate on dev, measure, and pack.
+    """Tokenise, cluster the labels, train, blend and calibrate on dev, measure, and pack.
 
     What the pipeline does more is left out: the baselines, the reference that later batches are compared with, and a
     warm start. Killed at any moment, the next call with the same corpus, settings and checkpoints goes on from the last
@@ -35,7 +38,7 @@ def train_artifact(
     Args:
         corpus: train, and dev and test where there are any: without dev the last weights are kept and scores are not
             calibrated, without test nothing is measured on it.
-        settings: encoder, tokenize, cluster, train, evaluate and package are read.
+        settings: encoder, tokenize, cluster, train, linear, blend, evaluate and package are read.
         out: the artifact's folder; one that lies there is replaced.
         checkpoints: folder under which the training keeps its state until it is done.
         progress: told of every step.
@@ -66,10 +69,11 @@ def train_artifact(
             propensity_b=settings.evaluate.propensity_b,
         )
         fit(run, out=model, checkpoints=checkpoints, progress=progress)
-        evaluated, report = _evaluate(model, corpus, tokens, settings, progress)
+        blend = _blend(Path(scratch), corpus, tokens, settings, progress)
+        evaluated, report = _evaluate(blend, corpus, tokens, settings, progress)
         pack(
             out,
-            ranker=model,
+            ranker=Path(scratch) / "blend",
             vocabulary=corpus.vocabulary,
             label_counts=np.bincount(train.Y.indices, minlength=len(corpus.vocabulary)),
             calibration=evaluated.calibration,
@@ -96,10 +100,34 @@ def _tokenize(folder: Path, corpus: Corpus, settings: Settings, progress: Progre
     }
 
 
+def _blend(
+    folder: Path, corpus: Corpus, tokens: Mapping[str, TokenStore], settings: Settings, progress: Progress
+) -> Blend:
+    """The blend of the network in the folder `model`, written beside it."""
+    train, L = corpus.splits["train"], corpus.vocabulary.L
+    documents, Y = Documents(train.texts, tokens["train"]), train.Y[:, :L].tocsr()
+    linear = LinearRanker.fit(documents, Y, settings.linear, settings.seed, progress)
+    cascade = CascadeRanker.load(folder / "model", settings.train.device)
+    sources = Sources.of(cascade, linear, documents, Y, settings.blend, progress)
+    dev = corpus.splits.get("dev")
+    blend = Blend.fit(
+        sources,
+        Documents(dev.texts, tokens["dev"]) if dev and len(dev) else Documents([]),
+        dev.Y if dev else Y[:0],
+        np.bincount(Y.indices, minlength=L),
+        train.ids,
+        settings.blend,
+        seed=settings.seed,
+        progress=progress,
+    )
+    blend.save(folder / "blend")
+    return blend
+
+
 def _evaluate(
-    model: Path, corpus: Corpus, tokens: Mapping[str, TokenStore], settings: Settings, progress: Progress
+    ranker: Ranker, corpus: Corpus, tokens: Mapping[str, TokenStore], settings: Settings, progress: Progress
 ) -> tuple[Evaluated, EvaluationReport]:
-    ranker, K = load_ranker(model, settings.train.device), settings.evaluate.top_k
+    K = settings.evaluate.top_k
     rankings = {
         name: ranker.rank(Documents(corpus.splits[name].texts, tokens[name]), K, progress=progress)
         for name in ("dev", "test")

@@ -15,8 +15,14 @@ from cascadexml.metrics.report import BinReport, MetricDifference, Report, ends_
 
 OURS = "CascadeXML"
 """What tables and pictures call the trained model, beside its baselines."""
-CAPTIONS = {"tfidf_knn": "TF-IDF nearest neighbours", "popularity": "label popularity"}
-"""Baseline → what readers see."""
+CAPTIONS = {
+    "cascade": "network alone",
+    "linear": "linear classifiers",
+    "vectors": "nearest vectors",
+    "tfidf_knn": "TF-IDF nearest neighbours",
+    "popularity": "label popularity",
+}
+"""A source of the blend, or a baseline → what readers see."""
 HEADLINE = "nDCG@5"
 """The figure shown where there is room for one."""
 HEADLINES = ("P@1", "P@3", "P@5", "nDCG@5", "nDCG@20", "R@20", "PSP@1", "PSP@5")

@@ -1,18 +1,15 @@
 """Label features: TF-IDF of the documents, PIFA, and smoothing over the label graph; all sparse, all chunked."""
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from cascadexml.config import ClusterSettings
-from cascadexml.errors import ConfigError, DataError
+from cascadexml.labels.tfidf import Tfidf
 from cascadexml.progress import Progress, silent
-
-if TYPE_CHECKING:
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
 BUDGET = 2**23
 """Entries that a product may hold before it is cut to its largest: some 500 MB while that is done."""
@@ -42,67 +39,12 @@ def label_features(
     Raises:
         DataError: no term occurs in enough texts.
     """
-    _, X = fit_tfidf(texts, settings.ngrams, settings.min_df, settings.max_features)
+    _, X = Tfidf.fit(texts, settings.ngrams, settings.min_df, settings.max_features)
     Z = pifa(X, Y, settings.top_features, progress)
     if settings.hops == 0:
         return Z
     A = label_walk(Y, settings.hops, settings.restart, settings.neighbours, progress)
     return smooth(Z, A, settings.top_features, progress)
-
-
-def fit_tfidf(
-    texts: Sequence[str], ngrams: int, min_df: int, max_features: int
-) -> tuple["TfidfVectorizer", sparse.csr_matrix]:
-    """Fit TF-IDF on texts: lower-cased words, sublinear term frequency, l2-normalised rows.
-
-    Args:
-        texts: N documents.
-        ngrams: the longest run of words that is a term.
-        min_df: documents that a term must occur in.
-        max_features: terms kept, the most frequent first.
-
-    Returns:
-        The fitted vectorizer, whose `transform` takes further texts, and the (N, V) float32 matrix of these.
-
-    Raises:
-        DataError: no term occurs in enough texts.
-    """
-    vectorizer = _vectorizer(ngrams, min_df=min_df, max_features=max_features)
-    try:
-        X = vectorizer.fit_transform(texts)
-    except ValueError:
-        raise DataError(
-            f"no word occurs in at least {min_df} of the {len(texts)} texts: lower cluster.min_df, or give more texts."
-        ) from None
-    return vectorizer, sparse.csr_matrix(X)
-
-
-def tfidf_of(terms: Sequence[str], idf: npt.NDArray[np.float32], ngrams: int) -> "TfidfVectorizer":
-    """The vectorizer that `fit_tfidf` fitted, made again from what it learnt.
-
-    Args:
-        terms: the V terms, column by column.
-        idf: (V,) float32, their inverse document frequencies.
-        ngrams: as given to `fit_tfidf`.
-
-    Raises:
-        ValueError: terms and frequencies are not of one number, or are no terms and no frequencies.
-    """
-    if not all(isinstance(term, str) for term in terms) or len(set(terms)) != len(terms):
-        raise ValueError("a term is no string or stands twice")
-    if idf.dtype != np.float32 or idf.shape != (len(terms),) or not np.isfinite(idf).all():
-        raise ValueError(f"idf is {idf.dtype} of {idf.shape}, expected {len(terms)} finite float32")
-    vectorizer = _vectorizer(ngrams, vocabulary={term: column for column, term in enumerate(terms)})
-    vectorizer.idf_ = idf
-    return vectorizer
-
-
-def _vectorizer(ngrams: int, **options: Any) -> "TfidfVectorizer":
-    try:
-        from sklearn.feature_extraction.text import TfidfVectorizer
-    except ModuleNotFoundError:
-        raise ConfigError('TF-IDF needs scikit-learn: pip install "cascadexml[train]".') from None
-    return TfidfVectorizer(ngram_range=(1, ngrams), sublinear_tf=True, dtype=np.float32, **options)
 
 
 def pifa(

@@ -9,9 +9,8 @@ The cascade is fitted by `cascadexml.training.fit`, since training stands above 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self, cast, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +25,11 @@ if TYPE_CHECKING:
 
 PREFIX = "cascadexml.ranker."
 BATCH_SIZE = 64
-KINDS = {
-    "cascade": ("cascadexml.rankers.cascade.ranker", "CascadeRanker"),
-    "neighbours": ("cascadexml.rankers.neighbours", "NearestNeighbours"),
-    "popularity": ("cascadexml.rankers.popularity", "Popularity"),
+FORMATS = {
+    kind: Format(PREFIX + kind, version)
+    for kind, version in (("blend", 1), ("cascade", 1), ("linear", 1), ("neighbours", 2), ("popularity", 1))
 }
-"""Kind → module and class, imported when one is asked for: some need torch, some scikit-learn."""
-FORMATS = {kind: Format(PREFIX + kind, 1) for kind in KINDS}
-"""Kind → what its bundles on disk are; a kind whose bundle changes gets a version of its own."""
+"""Kind → what its bundles on disk are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,7 +63,7 @@ class Documents:
 
 
 class Ranker(Protocol):
-    """What ranks labels; `kind` is its name in `KINDS`."""
+    """What ranks labels; `kind` is its name in `FORMATS`."""
 
     kind: ClassVar[str]
 
@@ -122,18 +118,6 @@ class VectorRanker(Ranker, Protocol):
         ...
 
 
-def ranker_class(kind: str) -> type[Ranker]:
-    """The class of the rankers of a kind.
-
-    Raises:
-        FormatError: there is no such kind.
-    """
-    if kind not in KINDS:
-        raise FormatError(f"there is no ranker of kind {kind!r}: expected one of {', '.join(KINDS)}.")
-    module, name = KINDS[kind]
-    return cast(type[Ranker], getattr(import_module(module), name))
-
-
 def ranker_bundle(place: Path | Bundle) -> Bundle:
     """The bundle, verified, of the ranker of whatever kind that lies at `place`.
 
@@ -143,21 +127,5 @@ def ranker_bundle(place: Path | Bundle) -> Bundle:
     kind, where = (place.kind, place.path) if isinstance(place, Bundle) else (kind_of(place), place)
     known = FORMATS.get(kind.removeprefix(PREFIX)) if kind.startswith(PREFIX) else None
     if known is None:
-        raise FormatError(f"{where} is a {kind!r}, expected a ranker ({', '.join(KINDS)}): check the path.")
+        raise FormatError(f"{where} is a {kind!r}, expected a ranker ({', '.join(FORMATS)}): check the path.")
     return known.read(place)
-
-
-def load_ranker(place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Ranker:
-    """Load the ranker of whatever kind that lies at `place`.
-
-    Args:
-        place: where it lies, or the bundle that has been verified.
-        device: as of `Ranker.load`.
-        batch_size: as of `Ranker.load`.
-
-    Raises:
-        FormatError: as of `Ranker.load`, or what lies there is no ranker of a known kind.
-        PredictionError: `device` is not there.
-    """
-    found = ranker_bundle(place)
-    return ranker_class(found.kind.removeprefix(PREFIX)).load(found, device, batch_size)

@@ -1,10 +1,9 @@
 """A baseline that is hard to beat: the labels of similar training documents."""
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 from safetensors import SafetensorError
@@ -14,13 +13,10 @@ from scipy import sparse
 from cascadexml.bundle import Bundle
 from cascadexml.data.sparse_files import checked_csr
 from cascadexml.errors import FormatError
-from cascadexml.labels.features import fit_tfidf, tfidf_of
+from cascadexml.labels.tfidf import Tfidf
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
 from cascadexml.ranking import NO_LABEL, Ranking
-
-if TYPE_CHECKING:
-    from sklearn.feature_extraction.text import TfidfVectorizer
 
 FORMAT = FORMATS["neighbours"]
 _CELLS_A_CHUNK = 1 << 25
@@ -33,13 +29,13 @@ class NearestNeighbours:
     A label's score is the similarity of the neighbours that have it over that of all neighbours, in (0, 1].
 
     Attributes:
-        vectorizer: texts → TF-IDF.
+        tfidf: texts → TF-IDF.
         X: (N, V) float32, the training documents.
         Y: (N, L) their labels.
         neighbours: how many vote.
     """
 
-    vectorizer: "TfidfVectorizer"
+    tfidf: Tfidf
     X: sparse.csr_matrix
     Y: sparse.csr_matrix
     neighbours: int
@@ -68,10 +64,10 @@ class NearestNeighbours:
             documents: N documents.
             Y: (N, L) their labels.
             neighbours: how many vote.
-            ngrams, min_df, max_features: of `cascadexml.labels.features.fit_tfidf`.
+            ngrams, min_df, max_features: of `Tfidf.fit`.
         """
-        vectorizer, X = fit_tfidf(documents.texts, ngrams, min_df, max_features)
-        return cls(vectorizer, X, Y, neighbours)
+        tfidf, X = Tfidf.fit(documents.texts, ngrams, min_df, max_features)
+        return cls(tfidf, X, Y, neighbours)
 
     @cached_property
     def _index(self) -> sparse.csr_matrix:
@@ -84,25 +80,15 @@ class NearestNeighbours:
         scores = np.full((N, K), -np.inf, dtype=np.float32)
         if not N:
             return Ranking(labels, scores)
-        queries = self.vectorizer.transform(documents.texts).astype(self.X.dtype)
+        queries = self.tfidf.transform(documents.texts)
         rows = max(1, _CELLS_A_CHUNK // max(self.X.shape[0], 1))
         for start in range(0, N, rows):
             part = queries[start : start + rows]
             nearest = Ranking.from_scores(sparse.csr_matrix(part @ self._index), self.neighbours)
-            best = Ranking.from_scores(self._votes(nearest), K)
+            best = Ranking.from_scores(votes(nearest, self.Y), K)
             labels[start : start + rows], scores[start : start + rows] = best.labels, best.scores
             progress("nearest neighbours", min(start + rows, N), N, {})
         return Ranking(labels, scores)
-
-    def _votes(self, nearest: Ranking) -> sparse.csr_matrix:
-        found = (nearest.labels != NO_LABEL) & (nearest.scores > 0)
-        similarity = np.where(found, nearest.scores, 0.0).astype(np.float64)
-        shares = similarity / np.maximum(similarity.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
-        weights = sparse.csr_matrix(
-            (shares[found], nearest.labels[found], np.concatenate([[0], found.sum(axis=1).cumsum()])),
-            shape=(found.shape[0], self.X.shape[0]),
-        )
-        return sparse.csr_matrix(weights @ self.Y)
 
     def save(self, folder: Path) -> None:
         """Write a bundle to `folder`: the terms as JSON, their idf and the two matrices as safetensors."""
@@ -111,18 +97,16 @@ class NearestNeighbours:
             "L": L,
             "documents": N,
             "neighbours": self.neighbours,
-            "ngrams": self.vectorizer.ngram_range[1],
+            "ngrams": self.tfidf.ngrams,
         }
-        columns = self.vectorizer.vocabulary_
         arrays = {
             f"{name}_{part}": getattr(matrix, part)
             for name, matrix in (("X", self.X), ("Y", self.Y))
             for part in ("data", "indices", "indptr")
         }
         with FORMAT.write(folder, meta) as new:
-            terms = json.dumps(sorted(columns, key=columns.__getitem__), ensure_ascii=False, indent=0)
-            (new / "terms.json").write_text(terms + "\n", encoding="utf-8")
-            save_file(arrays | {"idf": self.vectorizer.idf_}, new / "index.safetensors")
+            self.tfidf.save(new)
+            save_file(arrays, new / "index.safetensors")
 
     @classmethod
     def load(cls, place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
@@ -134,19 +118,31 @@ class NearestNeighbours:
         found = FORMAT.read(place)
         try:
             N, L, neighbours, ngrams = (int(found.meta[key]) for key in ("documents", "L", "neighbours", "ngrams"))
-            terms = json.loads((found.path / "terms.json").read_text(encoding="utf-8"))
+            tfidf = Tfidf.load(found.path, ngrams)
             arrays = load_file(found.path / "index.safetensors")
-            if not isinstance(terms, list):
-                raise ValueError("terms.json is no list")
-            if min(neighbours, ngrams) < 1:
-                raise ValueError(f"{neighbours} neighbours and terms of {ngrams} words, expected at least 1 of each")
+            if neighbours < 1:
+                raise ValueError(f"{neighbours} neighbours, expected at least 1")
             X, Y = (
                 checked_csr(arrays[f"{name}_data"], arrays[f"{name}_indices"], arrays[f"{name}_indptr"], shape)
-                for name, shape in (("X", (N, len(terms))), ("Y", (N, L)))
+                for name, shape in (("X", (N, tfidf.V)), ("Y", (N, L)))
             )
-            vectorizer = tfidf_of(terms, arrays["idf"], ngrams)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise FormatError(
                 f"{found.path} cannot be read as an index of documents ({error}): make it again."
             ) from None
-        return cls(vectorizer, X, Y, neighbours)
+        return cls(tfidf, X, Y, neighbours)
+
+
+def votes(nearest: Ranking, Y: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Each label's share of the weight of the documents nearest to a text: (B, L), rows that sum to labels a document.
+
+    Args:
+        nearest: (B, neighbours) rows of Y, scored by their weight in the vote; those without weight have no say.
+        Y: (N, L) the documents' labels.
+    """
+    found = (nearest.labels != NO_LABEL) & (nearest.scores > 0)
+    weight = np.where(found, nearest.scores, 0.0).astype(np.float64)
+    shares = weight / np.maximum(weight.sum(axis=1, keepdims=True), np.finfo(np.float64).tiny)
+    ends = np.concatenate([[0], found.sum(axis=1).cumsum()])
+    weights = sparse.csr_matrix((shares[found], nearest.labels[found], ends), shape=(found.shape[0], Y.shape[0]))
+    return sparse.csr_matrix(weights @ Y)

@@ -120,7 +120,8 @@ class Trainer:
                 self.curves.keep(step, figures)
             log.info("resuming at step %d of %d from %s", position.step, self.schedule.steps, last)
             return position
-        start_weights(self.run, self.network, self.positives, self.group, self.progress)
+        with self.stepper.autocast:
+            start_weights(self.run, self.network, self.positives, self.group, self.progress)
         if self.schedule.steps == 0 and self.run.selects:
             return self.selection.evaluate(Position())
         return Position()

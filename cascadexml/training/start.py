@@ -14,6 +14,7 @@ from cascadexml.rankers.cascade.network import CascadeXML, derive_config
 from cascadexml.rankers.cascade.positives import LevelPositives
 from cascadexml.rankers.cascade.warm_start import copy_weights, start_new_labels
 from cascadexml.training.distributed import Group
+from cascadexml.training.precision import in_bf16
 from cascadexml.training.run import Run
 
 if TYPE_CHECKING:
@@ -48,6 +49,9 @@ def build_network(run: Run, device: torch.device) -> CascadeXML:
     torch.manual_seed(run.seed)
     transformer = load_encoder(run.encoder.name, run.encoder.revision, run.settings.encoder_dropout)
     config = derive_config(run.settings, transformer.config.num_hidden_layers, run.tree)
+    if device.type == "cpu" and in_bf16(run.settings, device):
+        # PyTorch's fused attention for CPUs takes five times as long in bf16, backwards, as in float32.
+        transformer.set_attn_implementation("eager")
     network = CascadeXML(transformer, run.tree, config).to(device)
     network.freeze(run.settings.freeze_layers)
     log.info(

@@ -8,26 +8,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from cascadexml.config import TrainSettings
 from cascadexml.rankers.cascade.network import CascadeXML, derive_loss_weights
 from cascadexml.rankers.cascade.positives import LevelPositives
 from cascadexml.training.distributed import Group
 from cascadexml.training.optimisers import build_optimizer
+from cascadexml.training.precision import mixed_precision
 from cascadexml.training.run import Run
 from cascadexml.training.schedule import Schedule
 
 MICRO_BATCHES_LIMIT = 1_000_003
 
 log = logging.getLogger(__name__)
-
-
-def mixed_precision(settings: TrainSettings, device: torch.device) -> torch.autocast:
-    """The context in which the network computes: bf16 where the settings ask for it, or on CUDA that has it."""
-    bf16 = settings.precision == "bf16" or (
-        settings.precision == "auto" and device.type == "cuda" and torch.cuda.is_bf16_supported()
-    )
-    log.info("precision: %s", "bf16" if bf16 else "fp32")
-    return torch.autocast(device.type, torch.bfloat16, enabled=bf16)
 
 
 class Stepper:

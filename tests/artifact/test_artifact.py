@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from cascadexml import Predictor
 from cascadexml.artifact import Origin, open_artifact
+from cascadexml.artifact.predecessor import open_predecessor
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import DataError, FormatError
@@ -20,8 +21,10 @@ from cascadexml.evaluation.calibration import Calibration
 from cascadexml.evaluation.report import EvaluationReport
 from cascadexml.labels.tree import FORMAT as FORMAT_OF_TREES
 from cascadexml.rankers.base import Documents
+from cascadexml.rankers.cascade.network import FORMAT as NETWORK_FORMAT
+from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.popularity import Popularity
-from tests.support.tiny_artifacts import MAX_LENGTH, SETTINGS, pack_again, pack_tiny, tiny_metrics
+from tests.support.tiny_artifacts import MAX_LENGTH, SETTINGS, pack_again, pack_tiny, tiny_blend, tiny_metrics
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def test_the_manifest_tells_where_the_model_comes_from(packed: Path, small_corpu
     assert meta["documents"] == {"train": 300, "dev": 60, "test": 60}
     assert meta["labels"] == small_corpus.vocabulary.L
     assert meta["metrics"] == tiny_metrics().model.figures
-    assert meta["params"]["train"]["epochs"] == 1.0
+    assert meta["params"]["train"]["epochs"] == SETTINGS.train.epochs
     model = Predictor.load(packed, device="cpu").ranker.network  # type: ignore[attr-defined]
     assert meta["parameters"] == sum(tensor.numel() for tensor in model.state_dict().values())
     for library in ("cascadexml", "torch", "transformers"):
@@ -207,8 +210,30 @@ def test_any_ranker_answers_and_others_may_lie_beside_it(packed: Path, small_cor
     card = (tmp_path / "one" / "model_card.md").read_text(encoding="utf-8")
     assert "cut to" not in card and "Encoder" not in card and "None" not in card
     pack_again(tmp_path / "alone", packed.parent, small_corpus, ranker=tmp_path / "popular")
-    with pytest.raises(FormatError, match="holds the rankers popularity, expected 'cascade'"):
+    with pytest.raises(FormatError, match="holds the rankers popularity and no cascade"):
         _ = open_artifact(tmp_path / "alone").tree
+
+
+def test_a_blend_answers_and_its_cascade_is_found(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    folder = packed.parent
+    cascade = CascadeRanker.load(folder / "model", "cpu")
+    blend = tiny_blend(small_corpus, cascade)
+    blend.save(tmp_path / "blend")
+    pack_again(tmp_path / "artifact", folder, small_corpus, ranker=tmp_path / "blend")
+    found, plain = open_artifact(tmp_path / "artifact"), open_artifact(packed)
+    assert (found.meta["ranker"], found.meta["rankers"]) == ("blend", ["blend"])
+    for fact in ("parameters", "encoder", "max_length"):
+        assert found.meta[fact] == plain.meta[fact]
+    assert found.network.fingerprint == plain.network.fingerprint
+    assert found.tree.fingerprint == plain.tree.fingerprint
+    older = open_predecessor(tmp_path / "artifact", small_corpus.vocabulary)
+    assert older.part("network", NETWORK_FORMAT).fingerprint == plain.network.fingerprint
+    texts = small_corpus.splits["test"].texts[:5]
+    expected = blend.rank(Documents(texts), 3).labels
+    predicted = Predictor.from_artifact(found, "cpu").predict(texts, top_k=3)
+    assert [[small_corpus.vocabulary.ids[row] for row in rows] for rows in expected] == [
+        [label.id for label in labels] for labels in predicted
+    ]
 
 
 def test_packing_checks_its_inputs_and_leaves_nothing(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cascadexml.artifact import open_artifact
 from cascadexml.bundle import MANIFEST
 from cascadexml.data.corpus import Corpus
 from cascadexml.monitoring.reference import Reference
-from cascadexml.rankers.base import load_ranker
+from cascadexml.rankers.loading import load_ranker
 from tests.support.hashing import hashed
 from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_reference
 

@@ -28,11 +28,14 @@ REPO = Path(__file__).resolve().parents[2]
 # Small enough for seconds a stage. The records are real; the encoder is untrained.
 # Its vocabulary lacks most labels of any batch, and it ranks badly: neither may quarantine a batch here.
 SMALL = (
-    "tokenize.max_length=24 cluster.min_df=1 evaluate.bootstrap_samples=50 drift.batch=later.jsonl "
+    "tokenize.max_length=24 train.epochs=1 cluster.min_df=1 evaluate.bootstrap_samples=50 drift.batch=later.jsonl "
     "drift.max_unseen_share=1 drift.max_length_ratio=100 drift.min_quality_share=0 "
     # Evidently costs half a minute a page; test_drift_stage.py has it made.
     "drift.report_rows=0"
 )
+
+MODEL = "own-data"
+"""What the finished project's model is called, after its source."""
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -44,10 +47,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     last = len(ORDER)
     ranks = {item: group_of(item.path.name) for item in items if item.get_closest_marker("integration")}
     items.sort(key=lambda item: 0 if item not in ranks else ORDER.index(ranks[item]) if ranks[item] in ORDER else last)
-
-
-MODEL = "own-data"
-"""What the finished project's model is called, after its source."""
 
 
 @dataclass(frozen=True)

@@ -50,15 +50,15 @@ def test_the_registry_comes_without_torch(repo_root: Path) -> None:
     assert loaded(code, HEAVY, repo_root) == []
 
 
-@pytest.mark.parametrize("module", ["base", "popularity", "neighbours"])
+@pytest.mark.parametrize("module", ["base", "linear", "loading", "mixture", "neighbours", "popularity", "vectors"])
 def test_the_contract_of_rankers_needs_neither_torch_nor_scikit_learn(module: str, repo_root: Path) -> None:
     assert loaded(f"import cascadexml.rankers.{module}", HEAVY, repo_root) == []
 
 
 def test_the_classifier_comes_without_scikit_learn_and_the_pipeline(repo_root: Path) -> None:
     code = "from cascadexml import CascadeXMLClassifier as C; C().get_params()"
-    names = "torch sklearn great_expectations evidently dvc prefect"
-    assert loaded(code, names, repo_root) == ["torch"]
+    names = "sklearn great_expectations evidently dvc prefect"
+    assert loaded(code, names, repo_root) == []
 
 
 def test_a_folder_is_opened_without_torch_and_what_talks_to_a_store(

@@ -1,8 +1,6 @@
 """Label features against slow dense computations of the same formulas, on random and on real data."""
 
 import math
-import re
-from collections import Counter
 
 import numpy as np
 import pytest
@@ -12,9 +10,8 @@ from scipy import sparse
 
 from cascadexml.config import ClusterSettings
 from cascadexml.data.corpus import Corpus
-from cascadexml.errors import DataError
 from cascadexml.labels import features
-from cascadexml.labels.features import fit_tfidf, label_features, label_walk, pifa, smooth
+from cascadexml.labels.features import label_features, label_walk, pifa, smooth
 
 
 def random_problem(seed: int, N: int, L: int, V: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
@@ -147,33 +144,3 @@ def test_labels_without_documents_and_a_single_label(small_corpus: Corpus) -> No
     assert np.isfinite(Z.data).all()
     alone = label_features(texts, Y[:, :1], ClusterSettings())
     np.testing.assert_allclose(alone.toarray(), Z[:1].toarray(), atol=1e-6)
-
-
-def test_tfidf_equals_its_definition(small_corpus: Corpus) -> None:
-    texts = small_corpus.splits["train"].texts[:60]
-    vectorizer, X = fit_tfidf(texts, ngrams=1, min_df=2, max_features=10_000)
-    counts = [Counter(re.findall(r"\w\w+", text.lower())) for text in texts]
-    frequency = Counter(word for count in counts for word in count)
-    words = sorted(word for word, n in frequency.items() if n >= 2)
-    assert list(vectorizer.get_feature_names_out()) == words
-    expected = np.zeros((60, len(words)))
-    for n, count in enumerate(counts):
-        for v, word in enumerate(words):
-            if count[word]:
-                expected[n, v] = (1 + math.log(count[word])) * (math.log(61 / (1 + frequency[word])) + 1)
-    np.testing.assert_allclose(X.toarray(), dense_unit(expected), atol=1e-5)
-    assert X.dtype == np.float32
-    np.testing.assert_allclose(vectorizer.transform(texts[:5]).toarray(), X[:5].toarray())
-
-
-def test_ngrams_and_max_features(small_corpus: Corpus) -> None:
-    texts = small_corpus.splits["train"].texts
-    vectorizer, X = fit_tfidf(texts, ngrams=2, min_df=1, max_features=300)
-    assert X.shape == (len(texts), 300)
-    assert any(" " in term for term in vectorizer.get_feature_names_out())
-
-
-@pytest.mark.parametrize("texts", [["one"], ["one two", "three four"], ["!", "?"]])
-def test_texts_without_a_common_word_are_refused(texts: list[str]) -> None:
-    with pytest.raises(DataError, match=rf"2 of the {len(texts)} texts"):
-        fit_tfidf(texts, ngrams=1, min_df=2, max_features=10)

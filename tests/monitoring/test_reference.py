@@ -17,8 +17,9 @@ from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.drift import compare
 from cascadexml.monitoring.profile import rank_for_profile
 from cascadexml.monitoring.reference import Reference, make_reference
-from cascadexml.rankers.base import Documents, load_ranker
+from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.loading import load_ranker
 from cascadexml.rankers.popularity import Popularity
 from tests.support.params import SETTINGS
 from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_reference

@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from cascadexml.evaluation.report import EvaluationReport
-from flows.summary import metrics_table
+from flows.summary import WIDTH, metrics_table
 
 REPO = Path(__file__).resolve().parents[2]
 SAMPLE = REPO / "data" / "sample"
@@ -26,7 +26,7 @@ def records(file: Path) -> list[dict[str, Any]]:
 
 
 def test_the_readmes_table_is_the_committed_metrics() -> None:
-    console = Console(width=120, highlight=False, soft_wrap=True)
+    console = Console(width=WIDTH, highlight=False, soft_wrap=True)
     with console.capture() as printed:
         console.print(metrics_table(EvaluationReport.load(REPO / "data/reports/metrics.json")))
     shown = page("README.md").partition("```text\n")[2].partition("\n\n")[0]

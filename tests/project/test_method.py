@@ -30,7 +30,7 @@ SPANS = sorted(set(re.findall(r"`([^`\n]+)`", PROSE)))
 PARAMS = yaml.safe_load((REPO / "params.yaml").read_text(encoding="utf-8"))
 STAGES = yaml.safe_load((REPO / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 # Where a bare name such as `pick_shortlist` is looked for.
-ROOMS = ("labels", "rankers.cascade", "training", "data.tokens", "evaluation.calibration")
+ROOMS = ("labels", "rankers", "rankers.cascade", "training", "data.tokens", "evaluation.calibration")
 
 
 def modules() -> list[ModuleType]:
@@ -111,7 +111,7 @@ def test_what_differs_from_the_paper_is_what_the_settings_say() -> None:
     table = PAGE.partition("## What differs from the paper")[2]
     for key, value in re.findall(r"`([a-z_.0-9]+): ([^`]+)`", table):
         assert setting(key) == yaml.safe_load(value), key
-    told = re.search(r"\| length, rates \| [^|]* \| (\S+) epoch, (\S+) and (\S+) \(", table)
+    told = re.search(r"\| length, rates \| [^|]* \| (\S+) epochs, (\S+) and (\S+) \(", table)
     assert told
     settings = (setting(f"train.{name}") for name in ("epochs", "encoder_lr", "head_lr"))
     assert [float(value) for value in told.groups()] == list(settings)

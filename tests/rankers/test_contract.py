@@ -9,16 +9,20 @@ import pytest
 import torch
 
 from cascadexml.bundle import MANIFEST
+from cascadexml.config import LinearSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import FormatError
-from cascadexml.rankers.base import KINDS, Documents, Ranker, VectorRanker, load_ranker, ranker_class
+from cascadexml.rankers.base import Documents, Ranker, VectorRanker
+from cascadexml.rankers.blend import Blend
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.linear import LinearRanker
+from cascadexml.rankers.loading import KINDS, load_ranker, ranker_class
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
 from cascadexml.ranking import NO_LABEL, Ranking
-from tests.support.tiny_artifacts import MAX_LENGTH, tiny_model
+from tests.support.tiny_artifacts import MAX_LENGTH, tiny_blend, tiny_model
 from tests.support.tiny_encoders import make_tiny_encoder
 
 K = 20
@@ -39,8 +43,20 @@ def popularity(corpus: Corpus, folder: Path) -> Popularity:
     return Popularity.fit(corpus.splits["train"].Y[:, : corpus.vocabulary.L].tocsr())
 
 
+def linear(corpus: Corpus, folder: Path) -> LinearRanker:
+    train = corpus.splits["train"]
+    Y = train.Y[:, : corpus.vocabulary.L].tocsr()
+    return LinearRanker.fit(Documents(train.texts), Y, LinearSettings(), seed=0)
+
+
+def blend(corpus: Corpus, folder: Path) -> Blend:
+    return tiny_blend(corpus, cascade(corpus, folder))
+
+
 MADE: dict[str, Callable[[Corpus, Path], Ranker]] = {
+    "blend": blend,
     "cascade": cascade,
+    "linear": linear,
     "neighbours": neighbours,
     "popularity": popularity,
 }
@@ -234,11 +250,11 @@ def test_every_changed_byte_is_refused(saved: Path, tmp_path: Path) -> None:
 
 def test_what_is_no_ranker_is_refused(small_corpus: Corpus, tmp_path: Path) -> None:
     small_corpus.save(tmp_path / "corpus")
-    with pytest.raises(FormatError, match=r"is a 'cascadexml\.corpus', expected a ranker \(cascade, neighbours,"):
+    with pytest.raises(FormatError, match=r"is a 'cascadexml\.corpus', expected a ranker \(blend, cascade,"):
         load_ranker(tmp_path / "corpus")
     with pytest.raises(FormatError, match=r"holds no manifest\.json"):
         load_ranker(tmp_path)
-    with pytest.raises(FormatError, match=r"no ranker of kind 'oracle': expected one of cascade"):
+    with pytest.raises(FormatError, match=r"no ranker of kind 'oracle': expected one of blend"):
         ranker_class("oracle")
     for odd in ("cascadexml.ranker.oracle", "popularity"):
         (tmp_path / MANIFEST).write_text(json.dumps({"kind": odd}))

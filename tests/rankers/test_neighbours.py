@@ -63,18 +63,18 @@ def test_a_text_without_known_words_has_no_labels(small_corpus):
 
 
 @pytest.mark.parametrize("ngrams", [1, 3])
-def test_the_vectorizer_reads_back_equal(small_corpus, tmp_path, ngrams):
+def test_the_terms_read_back_equal(small_corpus, tmp_path, ngrams):
     train, test = small_corpus.splits["train"], small_corpus.splits["test"]
     index = NearestNeighbours.fit(Documents(train.texts), train.Y, 10, ngrams=ngrams)
     index.save(tmp_path / "index")
     loaded = NearestNeighbours.load(tmp_path / "index")
     texts = [*test.texts, "", "qqqq", "Ünïcödé lone \ud800"]
-    before, after = index.vectorizer.transform(texts), loaded.vectorizer.transform(texts)
+    before, after = index.tfidf.transform(texts), loaded.tfidf.transform(texts)
     for part in ("data", "indices", "indptr"):
         assert getattr(before, part).dtype == getattr(after, part).dtype
         np.testing.assert_array_equal(getattr(after, part), getattr(before, part))
     assert before.shape == after.shape
-    assert loaded.vectorizer.get_feature_names_out().tolist() == index.vectorizer.get_feature_names_out().tolist()
+    assert list(loaded.tfidf.terms) == list(index.tfidf.terms)
     assert loaded.neighbours == 10
 
 
@@ -101,15 +101,19 @@ def test_parts_that_do_not_fit_are_refused_despite_a_right_manifest(small_corpus
     (name, changed), meta = next(iter(change.items())), dict(FORMAT.read(tmp_path / "sound").meta)
     terms = json.loads((tmp_path / "sound" / "terms.json").read_text())
     arrays = load_file(tmp_path / "sound" / "index.safetensors")
+    idf = np.load(tmp_path / "sound" / "idf.npy")
     said = said.replace("1234", str(len(terms)))
     if name in meta:
         meta[name] = changed(meta[name])
     elif name == "terms":
         terms = changed(terms)
+    elif name == "idf":
+        idf = changed(idf)
     else:
         arrays[name] = changed(arrays[name])
     with FORMAT.write(tmp_path / "odd", meta) as folder:
         (folder / "terms.json").write_text(json.dumps(terms))
+        np.save(folder / "idf.npy", idf)
         save_file(arrays, folder / "index.safetensors")
     with pytest.raises(FormatError, match=said):
         NearestNeighbours.load(tmp_path / "odd")

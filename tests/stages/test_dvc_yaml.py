@@ -63,7 +63,7 @@ def covers(dep: str, file: str) -> bool:
 
 
 def test_the_stages_are_there_in_order() -> None:
-    names = "download validate tokenize cluster train evaluate reference package drift"
+    names = "download validate tokenize cluster train linear blend evaluate reference package drift"
     assert list(STAGES) == names.split()
     scripts = {path.stem for path in (REPO / "stages").glob("*.py")} - {"__init__"}
     assert scripts == set(STAGES)

@@ -17,13 +17,13 @@ from cascadexml.metrics import evaluate
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.ranking import Ranking
-from stages import CALIBRATION, CORPUS, MODEL, REPORTS, TOKENS
+from stages import BLEND, CALIBRATION, CORPUS, REPORTS, TOKENS
 from stages.evaluate import main
 from tests.support.params import SETTINGS
-from tests.support.tiny_artifacts import MAX_LENGTH, tiny_model
+from tests.support.tiny_artifacts import MAX_LENGTH, tiny_blend, tiny_model
 from tests.support.tiny_encoders import make_tiny_encoder
 
-KNOBS = EvaluateSettings(ks=[1, 3, 5], top_k=30, bootstrap_samples=20, torso=2, head=5, neighbours=5, examples=3)
+KNOBS = EvaluateSettings(ks=[1, 3, 5], top_k=30, bootstrap_samples=20, torso=2, head=5, examples=3)
 KEYS = {"figures": "test", "intervals": "intervals", "bins": "bins"}
 CHOSEN = replace(SETTINGS, evaluate=KNOBS, train=TrainSettings(device="cpu"))
 
@@ -35,7 +35,7 @@ def lay_out(corpus):
     corpus.save(CORPUS)
     for name, split in corpus.splits.items():
         TokenStore.build(TOKENS / name, split.texts, tokenizer, MAX_LENGTH, processes=1)
-    CascadeRanker(tiny_model(corpus, encoder), tokenizer, MAX_LENGTH).save(MODEL)
+    tiny_blend(corpus, CascadeRanker(tiny_model(corpus, encoder), tokenizer, MAX_LENGTH)).save(BLEND)
 
 
 @pytest.fixture(scope="module")
@@ -70,7 +70,7 @@ def test_figures_equal_those_of_the_ranking_that_is_kept(evaluated, small_corpus
 
 def test_baselines_are_measured_alike(evaluated):
     report = json.loads((evaluated / REPORTS / "metrics.json").read_text())
-    assert set(report["baselines"]) == {"popularity", "tfidf_knn"}
+    assert set(report["baselines"]) == {"cascade", "linear", "vectors", "tfidf_knn", "popularity"}
     for name, figures in report["baselines"].items():
         assert set(figures) == set(report["test"])
         assert set(report["baseline_bins"][name]) == {"head", "torso", "tail", "unseen"}
@@ -111,13 +111,15 @@ def test_the_same_inputs_give_the_same_bytes(evaluated, monkeypatch):
     assert len(first) > 10
 
 
-def test_without_dev_scores_are_used_as_they_are(small_corpus, tmp_path, monkeypatch):
+def test_without_dev_the_network_answers_and_its_scores_are_used_as_they_are(small_corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     splits = {name: split for name, split in small_corpus.splits.items() if name != "dev"}
     lay_out(Corpus(splits, small_corpus.vocabulary))
     main(CHOSEN)
     assert Calibration.load(CALIBRATION) == Calibration()
-    assert json.loads((REPORTS / "metrics.json").read_text())["dev"] == {}
+    report = json.loads((REPORTS / "metrics.json").read_text())
+    assert report["dev"] == {}
+    assert report["test"]["nDCG@5"] == report["baselines"]["cascade"]["nDCG@5"]
     assert not (REPORTS / "evaluation" / "training.png").exists()
 
 

@@ -16,9 +16,9 @@ from cascadexml.evaluation.calibration import Calibration
 from cascadexml.monitoring.reference import Reference
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
-from stages import ARTIFACT, CALIBRATION, CORPUS, MODEL, REFERENCE, REPORTS, TOKENS, package, reference
+from stages import ARTIFACT, BLEND, CALIBRATION, CORPUS, REFERENCE, REPORTS, TOKENS, package, reference
 from tests.support.params import SETTINGS
-from tests.support.tiny_artifacts import tiny_metrics, tiny_model
+from tests.support.tiny_artifacts import tiny_blend, tiny_metrics, tiny_model
 from tests.support.tiny_encoders import make_tiny_encoder
 
 
@@ -28,7 +28,8 @@ def settings(tmp_path: Path, small_corpus: Corpus, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir(tmp_path)
     encoder = make_tiny_encoder("bert", tmp_path / "encoder", layers=2)
     small_corpus.save(CORPUS)
-    CascadeRanker(tiny_model(small_corpus, encoder), load_tokenizer("encoder"), 20).save(MODEL)
+    cascade = CascadeRanker(tiny_model(small_corpus, encoder), load_tokenizer("encoder"), 20)
+    tiny_blend(small_corpus, cascade).save(BLEND)
     Calibration(0.8, -0.2, 0.3).save(CALIBRATION)
     for name in ("dev", "test"):
         TokenStore.build(TOKENS / name, small_corpus.splits[name].texts, load_tokenizer("encoder"), 20)
@@ -49,9 +50,9 @@ def test_the_artifact_holds_what_the_stages_before_made(settings: Settings, smal
     assert found.vocabulary() == small_corpus.vocabulary
     assert found.calibration() == Calibration(0.8, -0.2, 0.3)
     assert found.metrics() == tiny_metrics()
-    assert (found.meta["ranker"], found.meta["rankers"], found.meta["max_length"]) == ("cascade", ["cascade"], 20)
-    packed, trained = ARTIFACT / "rankers" / "cascade", sorted(f for f in MODEL.rglob("*") if f.is_file())
-    assert [(packed / f.relative_to(MODEL)).read_bytes() for f in trained] == [f.read_bytes() for f in trained]
+    assert (found.meta["ranker"], found.meta["rankers"], found.meta["max_length"]) == ("blend", ["blend"], 20)
+    packed, trained = ARTIFACT / "rankers" / "blend", sorted(f for f in BLEND.rglob("*") if f.is_file())
+    assert [(packed / f.relative_to(BLEND)).read_bytes() for f in trained] == [f.read_bytes() for f in trained]
     assert len(trained) == sum(f.is_file() for f in packed.rglob("*"))
     uses = np.asarray(small_corpus.splits["train"].Y.sum(axis=0)).ravel()
     assert found.label_counts().tolist() == uses.tolist()
@@ -97,7 +98,7 @@ def test_what_is_missing_is_named(settings: Settings) -> None:
     with pytest.raises(DataError, match=r"metrics\.json cannot be read"):
         package.main(settings)
     (REPORTS / "metrics.json").write_text("{}")
-    (MODEL / "network" / "model.safetensors").unlink()
+    (BLEND / "cascade" / "network" / "model.safetensors").unlink()
     with pytest.raises(FormatError, match=r"model\.safetensors"):
         package.main(settings)
     assert not ARTIFACT.exists()

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from cascadexml.artifact import Origin, pack
+from cascadexml.config import BlendSettings, LinearSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.evaluation.calibration import Calibration
@@ -15,10 +16,13 @@ from cascadexml.evaluation.report import EvaluationReport
 from cascadexml.labels.tree import build_tree
 from cascadexml.metrics import BinReport, Report
 from cascadexml.monitoring.reference import make_reference
-from cascadexml.rankers.base import load_ranker, ranker_bundle
+from cascadexml.rankers.base import Documents, ranker_bundle
+from cascadexml.rankers.blend import Blend, Sources
 from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
 from cascadexml.rankers.cascade.network import CascadeXML, ModelConfig
 from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.linear import LinearRanker
+from cascadexml.rankers.loading import load_ranker
 from tests.support.params import SETTINGS
 from tests.support.tiny_encoders import make_tiny_encoder
 
@@ -35,6 +39,17 @@ def tiny_model(corpus: Corpus, encoder: Path) -> CascadeXML:
         for parameter in (p for head in model.heads for p in head.parameters()):
             parameter.normal_()
     return model.eval()
+
+
+def tiny_blend(corpus: Corpus, cascade: CascadeRanker) -> Blend:
+    """A blend of a cascade with everything that may rank beside it, weighed on dev where there is one."""
+    train, dev = corpus.splits["train"], corpus.splits.get("dev")
+    documents, Y = Documents(train.texts), train.Y[:, : corpus.vocabulary.L].tocsr()
+    settings = BlendSettings(neighbours=5)
+    sources = Sources.of(cascade, LinearRanker.fit(documents, Y, LinearSettings(), seed=0), documents, Y, settings)
+    uses = np.bincount(Y.indices, minlength=Y.shape[1])
+    held_out, truth = (Documents(dev.texts), dev.Y) if dev else (Documents([]), Y[:0])
+    return Blend.fit(sources, held_out, truth, uses, train.ids, settings)
 
 
 def tiny_metrics() -> EvaluationReport:

@@ -10,7 +10,8 @@ from cascadexml.bundle import Bundle
 from cascadexml.config import EncoderSettings, TrainSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
-from cascadexml.labels.features import fit_tfidf, pifa
+from cascadexml.labels.features import pifa
+from cascadexml.labels.tfidf import Tfidf
 from cascadexml.labels.tree import LabelTree, build_tree, extend_tree
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.cascade.encoder import load_tokenizer
@@ -29,6 +30,7 @@ KNOBS: dict[str, Any] = {
     "warmup_epochs": 0.2,
     "cosine_epochs": 0.5,
     "evaluations_per_epoch": 1,
+    "precision": "fp32",
     "device": "cpu",
 }
 
@@ -41,7 +43,7 @@ def prepare(folder: Path, corpus: Corpus, architecture: str = "bert", base: Labe
     for name, split in corpus.splits.items():
         TokenStore.build(folder / "tokens" / name, split.texts, tokenizer, 32)
     train = corpus.splits["train"]
-    _, X = fit_tfidf(train.texts, 1, 1, 10_000)
+    _, X = Tfidf.fit(train.texts, 1, 1, 10_000)
     Z = pifa(X, train.Y[:, : corpus.vocabulary.L], 100)
     (build_tree(Z, [8, 64], seed=0) if base is None else extend_tree(base, Z)).save(folder / "tree")
     return folder

@@ -14,8 +14,9 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import ConfigError, FormatError, TrainingError
 from cascadexml.metrics import document_metrics, inverse_propensities
-from cascadexml.rankers.base import Documents, load_ranker
+from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.loading import load_ranker
 from tests.support.tiny_encoders import make_tiny_encoder
 from tests.support.tiny_runs import prepare, train
 

@@ -1,0 +1,25 @@
+"""Section `blend` of params.yaml."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+from cascadexml.config.knobs import knob
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlendSettings:
+    """What ranks beside the network, and how their weights are fitted on dev."""
+
+    sources: list[Literal["linear", "neighbours", "vectors"]] = knob(
+        ["linear", "neighbours", "vectors"],
+        meaning="`linear`: the linear classifiers; `neighbours`: labels of documents with like words; `vectors`: of "
+        "documents near in the network's space",
+    )
+    neighbours: int = knob(30, low=1, meaning="documents that vote")
+    folds: int = knob(5, low=2, meaning="of the cross-fitting on dev that tells whether the blend is worth it")
+
+    def problems(self) -> Iterator[str]:
+        """A sentence for each value that is right in itself and wrong here."""
+        if len(set(self.sources)) < len(self.sources):
+            yield f"blend.sources is {self.sources}, expected each source once."

@@ -1,0 +1,131 @@
+"""TF-IDF of documents: scikit-learn learns the terms, and what it learnt is applied here without it.
+
+So a model that reads words predicts where scikit-learn is not installed, and from JSON and arrays alone.
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+from scipy import sparse
+
+from cascadexml.errors import ConfigError, DataError
+
+_WORD = re.compile(r"(?u)\b\w\w+\b")
+"""A word, as scikit-learn's default: two letters, digits or underscores at least."""
+
+
+@dataclass(frozen=True, eq=False)
+class Tfidf:
+    """Texts → TF-IDF rows: lower-cased words and runs of words, sublinear term frequency, l2-normalised.
+
+    Attributes:
+        terms: the V terms, column by column.
+        idf: (V,) float32, their inverse document frequencies.
+        ngrams: the longest run of words that is a term.
+    """
+
+    terms: Sequence[str]
+    idf: npt.NDArray[np.float32]
+    ngrams: int
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(term, str) for term in self.terms) or len(self._columns) != len(self.terms):
+            raise ValueError("a term is no string or stands twice")
+        if self.idf.dtype != np.float32 or self.idf.shape != (len(self.terms),) or not np.isfinite(self.idf).all():
+            raise ValueError(f"idf is {self.idf.dtype} of {self.idf.shape}, expected {len(self.terms)} finite float32")
+        if self.ngrams < 1:
+            raise ValueError(f"terms of {self.ngrams} words, expected at least 1")
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {term: column for column, term in enumerate(self.terms)}
+
+    @property
+    def V(self) -> int:  # noqa: N802
+        """How many terms there are."""
+        return len(self.terms)
+
+    @classmethod
+    def fit(cls, texts: Sequence[str], ngrams: int, min_df: int, max_features: int) -> tuple[Self, sparse.csr_matrix]:
+        """Learn the terms of texts, with scikit-learn.
+
+        Args:
+            texts: N documents.
+            ngrams: the longest run of words that is a term.
+            min_df: documents that a term must occur in.
+            max_features: terms kept, the most frequent first.
+
+        Returns:
+            What takes further texts, and the (N, V) float32 matrix of these.
+
+        Raises:
+            DataError: no term occurs in enough texts.
+            ConfigError: scikit-learn is not installed.
+        """
+        try:
+            from sklearn.feature_extraction.text import TfidfVectorizer
+        except ModuleNotFoundError:
+            raise ConfigError('TF-IDF needs scikit-learn: pip install "cascadexml[train]".') from None
+        vectorizer = TfidfVectorizer(
+            ngram_range=(1, ngrams), sublinear_tf=True, dtype=np.float32, min_df=min_df, max_features=max_features
+        )
+        try:
+            X = vectorizer.fit_transform(texts)
+        except ValueError:
+            raise DataError(
+                f"no word occurs in at least {min_df} of the {len(texts)} texts: lower cluster.min_df, or give more "
+                "texts."
+            ) from None
+        columns = vectorizer.vocabulary_
+        terms = sorted(columns, key=columns.__getitem__)
+        return cls(terms, vectorizer.idf_.astype(np.float32), ngrams), sparse.csr_matrix(X)
+
+    def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """The (N, V) float32 rows of N texts; a text without a known term has an empty row."""
+        columns: list[int] = []
+        counts: list[int] = []
+        ends = [0]
+        for text in texts:
+            found = Counter(self._columns[term] for term in self._terms_of(text) if term in self._columns)
+            row = sorted(found)
+            columns.extend(row)
+            counts.extend(found[column] for column in row)
+            ends.append(len(columns))
+        indices, indptr = np.array(columns, dtype=np.int32), np.array(ends, dtype=np.int64)
+        data = (np.log(np.array(counts, dtype=np.float64)) + 1) * self.idf[indices]
+        rows = np.repeat(np.arange(len(texts)), np.diff(indptr))
+        norms = np.sqrt(np.bincount(rows, weights=data**2, minlength=len(texts)))
+        data /= norms[rows]
+        return sparse.csr_matrix((data.astype(np.float32), indices, indptr), shape=(len(texts), self.V))
+
+    def _terms_of(self, text: str) -> Iterator[str]:
+        words = _WORD.findall(text.lower())
+        for n in range(1, self.ngrams + 1):
+            for start in range(len(words) - n + 1):
+                yield " ".join(words[start : start + n])
+
+    def save(self, folder: Path) -> None:
+        """Write terms.json and idf.npy into `folder`, a part of some bundle."""
+        text = json.dumps(list(self.terms), ensure_ascii=False, indent=0)
+        (folder / "terms.json").write_text(text + "\n", encoding="utf-8")
+        np.save(folder / "idf.npy", self.idf, allow_pickle=False)
+
+    @classmethod
+    def load(cls, folder: Path, ngrams: int) -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            OSError, ValueError: a file is missing, or they hold no terms with a frequency each.
+        """
+        terms = json.loads((folder / "terms.json").read_text(encoding="utf-8"))
+        if not isinstance(terms, list):
+            raise ValueError("terms.json is no list")
+        return cls(terms, np.load(folder / "idf.npy", allow_pickle=False), ngrams)

@@ -1,0 +1,313 @@
+"""The blend: one answer from the network, from linear classifiers over words, and from the labels of like documents.
+
+Each source ranks a document, and a `Mixture` fitted on dev makes one ranking of theirs, whose scores are probabilities.
+The network's part of CascadeXML's best published rows is the same: a sparse ranker beside the transformer (Kharbanda et
+al., 2022, section 4). A blend is one bundle that holds its sources' bundles.
+"""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import sparse
+
+from cascadexml.bundle import Bundle
+from cascadexml.config import BlendSettings
+from cascadexml.device import multiplies_bf16
+from cascadexml.errors import FormatError
+from cascadexml.metrics import document_metrics
+from cascadexml.progress import Progress, silent
+from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents, Ranker
+from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.linear import LinearRanker
+from cascadexml.rankers.mixture import Candidates, Evidence, Mixture, cross_fitted, fit_mixture, logit, root
+from cascadexml.rankers.neighbours import NearestNeighbours
+from cascadexml.rankers.vectors import FORMAT as VECTORS
+from cascadexml.rankers.vectors import VectorIndex
+from cascadexml.ranking import Ranking
+
+FORMAT = FORMATS["blend"]
+DEPTH = 100
+"""Labels that each source ranks, whatever is asked of the blend."""
+EVIDENCE: dict[str, Evidence] = {"cascade": logit, "linear": logit, "neighbours": root, "vectors": root}
+"""Source → what its scores say, the one whose every label is a candidate first."""
+_SELECT_AT = 5
+_SELECT = f"nDCG@{_SELECT_AT}"
+_DOCUMENTS_A_CHUNK = 4096
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Sources:
+    """What ranks beside the network; None is left out.
+
+    Attributes:
+        cascade: the network with its tokenizer.
+        linear: linear classifiers over words.
+        neighbours: the training documents, found by their words.
+        vectors: the training documents, found by the network's vectors.
+    """
+
+    cascade: CascadeRanker
+    linear: LinearRanker | None = None
+    neighbours: NearestNeighbours | None = None
+    vectors: VectorIndex | None = None
+
+    @classmethod
+    def of(
+        cls,
+        cascade: CascadeRanker,
+        linear: LinearRanker,
+        documents: Documents,
+        Y: sparse.csr_matrix,
+        settings: BlendSettings,
+        progress: Progress = silent,
+    ) -> Self:
+        """The sources that the settings name, the training documents indexed where they are asked for.
+
+        Args:
+            cascade: the trained network.
+            linear: the linear classifiers, which are left out where the settings do not name them.
+            documents: N training documents.
+            Y: (N, L) their labels.
+            settings: which sources, and how many neighbours vote.
+            progress: told of the network's pass over the documents.
+
+        Raises:
+            ConfigError: scikit-learn is not installed.
+            DataError: no word occurs in two of the documents.
+            PredictionError: out of memory.
+        """
+        chosen = settings.sources
+        neighbours = vectors = None
+        if "neighbours" in chosen:
+            neighbours = NearestNeighbours.fit(documents, Y, settings.neighbours)
+        if "vectors" in chosen:
+            device = next(cascade.network.parameters()).device
+            # Neighbours do not mind the third digit, and this pass is the longest part of a blend.
+            with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device)):
+                _, seen = cascade.rank_with_vectors(documents, 1, progress=progress)
+            vectors = VectorIndex.of(seen, Y, settings.neighbours)
+        return cls(cascade, linear if "linear" in chosen else None, neighbours, vectors)
+
+    @property
+    def names(self) -> list[str]:
+        """Those that there are, the cascade first."""
+        return [name for name in EVIDENCE if getattr(self, name) is not None]
+
+    def rank(
+        self, documents: Documents, progress: Progress = silent
+    ) -> tuple[dict[str, Ranking], npt.NDArray[np.float32]]:
+        """The first `DEPTH` labels of N documents by each source, and the network's vectors (N, d), in one pass."""
+        cascade, vectors = self.cascade.rank_with_vectors(documents, DEPTH, progress=progress)
+        rankings = {"cascade": cascade}
+        others: list[tuple[str, Ranker | None]] = [("linear", self.linear), ("neighbours", self.neighbours)]
+        rankings |= {name: ranker.rank(documents, DEPTH) for name, ranker in others if ranker is not None}
+        if self.vectors is not None:
+            rankings["vectors"] = self.vectors.rank(vectors, DEPTH)
+        return rankings, vectors
+
+
+@dataclass(frozen=True, eq=False)
+class Blend:
+    """Sources and how they are mixed.
+
+    Attributes:
+        sources: what ranks.
+        mixture: weights of `sources.names`.
+        uses: (L,) int64, documents of train that have each label.
+        ids: the N training documents that the indexes hold, row by row: what an explanation calls them.
+    """
+
+    sources: Sources
+    mixture: Mixture
+    uses: npt.NDArray[np.int64]
+    ids: Sequence[str] = ()
+
+    kind: ClassVar = "blend"
+
+    @classmethod
+    def fit(
+        cls,
+        sources: Sources,
+        documents: Documents,
+        Y: sparse.csr_matrix,
+        uses: npt.NDArray[np.int64],
+        ids: Sequence[str],
+        settings: BlendSettings,
+        *,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Self:
+        """Weigh the sources on documents that none of them has learnt from.
+
+        On dev, cross-fitted, it is never worse than its best source: where the mixture of all is, that source answers
+        alone. Without a document to weigh them on, the network does.
+
+        Args:
+            sources: what ranks.
+            documents: N documents of dev.
+            Y: (N, at least L) their labels.
+            uses: (L,) documents of train that have each label.
+            ids: the training documents that the indexes hold.
+            settings: folds of the cross-fitting.
+            seed: of the folds.
+            progress: told of the network's pass over dev.
+
+        Raises:
+            PredictionError: out of memory.
+        """
+        names, L = sources.names, uses.size
+        if not len(documents):
+            log.warning("No document to weigh the sources on: the network answers alone.")
+            return cls(sources, _alone("cascade", names), uses, ids)
+        rankings, _ = sources.rank(documents, progress)
+        found = candidates(rankings, L)
+        right = np.asarray(Y[:, :L].tocsr()[found.documents, found.labels]).ravel() > 0
+        honest = cross_fitted(found, right, uses, settings.folds, seed)
+        figures = {name: _mean(ranking, Y) for name, ranking in rankings.items()}
+        mixed = _mean(found.ranked(honest, _SELECT_AT, L), Y)
+        log.info("dev %s of each source: %s", _SELECT, ", ".join(f"{n} {v:.4f}" for n, v in figures.items()))
+        best = max(figures, key=figures.__getitem__)
+        if mixed <= figures[best]:
+            log.warning("Mixed, they reach %.4f on dev, no more than %s alone, which answers.", mixed, best)
+            return cls(sources, _alone(best, names), uses, ids)
+        log.info("mixed, cross-fitted in %d folds: %.4f", settings.folds, mixed)
+        return cls(sources, fit_mixture(found, right, uses), uses, ids)
+
+    @property
+    def L(self) -> int:  # noqa: N802
+        """How many labels it ranks."""
+        return self.uses.size
+
+    def rank(self, documents: Documents, K: int, *, progress: Progress = silent) -> Ranking:
+        """The best K labels of N documents: (N, K), with the probabilities that they are right for scores.
+
+        Raises:
+            PredictionError: out of memory, or a text with content gets no label.
+        """
+        return self.rank_with_vectors(documents, K, progress=progress)[0]
+
+    def rank_with_vectors(
+        self, documents: Documents, K: int, *, progress: Progress = silent
+    ) -> tuple[Ranking, npt.NDArray[np.float32]]:
+        """What `rank` gives, and the network's vectors (N, d), in one pass."""
+        ranking, vectors, _ = self.rank_with_sources(documents, K, progress=progress)
+        return ranking, vectors
+
+    def rank_with_sources(
+        self, documents: Documents, K: int, *, progress: Progress = silent
+    ) -> tuple[Ranking, npt.NDArray[np.float32], dict[str, Ranking]]:
+        """What `rank_with_vectors` gives, and each source's ranking (N, DEPTH) with its own scores."""
+        N = len(documents)
+        parts = []
+        for start in range(0, max(N, 1), _DOCUMENTS_A_CHUNK):
+            chunk = documents.take(np.arange(start, min(start + _DOCUMENTS_A_CHUNK, N)))
+            rankings, vectors = self.sources.rank(chunk, _shifted(progress, start, N))
+            parts.append((self.mixed(rankings, K), vectors, rankings))
+        return (
+            joined([ranking for ranking, _, _ in parts]),
+            np.concatenate([vectors for _, vectors, _ in parts]),
+            {name: joined([rankings[name] for _, _, rankings in parts]) for name in self.sources.names},
+        )
+
+    def mixed(self, rankings: Mapping[str, Ranking], K: int) -> Ranking:
+        """The best K labels of N documents, from each source's ranking of them."""
+        found = candidates(rankings, self.L)
+        return found.ranked(self.mixture.probabilities(found, self.uses), K, self.L)
+
+    def save(self, folder: Path) -> None:
+        """Write a bundle to `folder`: the sources' own bundles, the weights, the counts and the ids."""
+        sources = self.sources
+        with FORMAT.write(folder, {"L": self.L, "sources": sources.names}) as new:
+            for name in sources.names:
+                getattr(sources, name).save(new / name)
+            _write_json(new / "mixture.json", dataclasses.asdict(self.mixture))
+            _write_json(new / "ids.json", list(self.ids))
+            np.save(new / "uses.npy", self.uses, allow_pickle=False)
+
+    @classmethod
+    def load(cls, place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
+        """Read what `save` wrote; `device` and `batch_size` are the network's.
+
+        Raises:
+            FormatError: it is truncated, tampered with, of another kind or version, or its parts do not fit.
+            PredictionError: `device` is not there.
+        """
+        found = FORMAT.read(place)
+        try:
+            L, names = int(found.meta["L"]), list(found.meta["sources"])
+            mixture = _read_mixture(json.loads((found.path / "mixture.json").read_text(encoding="utf-8")))
+            ids = json.loads((found.path / "ids.json").read_text(encoding="utf-8"))
+            uses = np.load(found.path / "uses.npy", allow_pickle=False)
+            if uses.dtype != np.int64 or uses.shape != (L,) or (uses < 0).any():
+                raise ValueError(f"uses.npy is {uses.dtype} of {uses.shape}, expected {L} counts")
+            if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
+                raise ValueError("ids.json is no list of strings")
+            if names != [name for name in EVIDENCE if name in names] or names[:1] != ["cascade"]:
+                raise ValueError(f"its sources are {names}, expected cascade and some of {', '.join(EVIDENCE)}")
+            if len(mixture.rare) != len(names):
+                raise ValueError(f"mixture.json weighs {len(mixture.rare)} sources, there are {len(names)}")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise FormatError(f"{found.path} cannot be read as a blend of rankers ({error}): make it again.") from None
+        sources = Sources(
+            CascadeRanker.load(found.part("cascade", FORMATS["cascade"]), device, batch_size),
+            LinearRanker.load(found.part("linear", FORMATS["linear"])) if "linear" in names else None,
+            NearestNeighbours.load(found.part("neighbours", FORMATS["neighbours"])) if "neighbours" in names else None,
+            VectorIndex.load(found.part("vectors", VECTORS)) if "vectors" in names else None,
+        )
+        return cls(sources, mixture, uses, ids)
+
+
+def candidates(rankings: Mapping[str, Ranking], L: int) -> Candidates:
+    """The candidates of N documents from each source's ranking of them."""
+    names = [name for name in EVIDENCE if name in rankings]
+    return Candidates.of([rankings[name] for name in names], [EVIDENCE[name] for name in names], L)
+
+
+def _alone(source: str, names: Sequence[str]) -> Mixture:
+    """The order that one source gives."""
+    weights = tuple(float(name == source) for name in names)
+    return Mixture(weights, weights)
+
+
+def _mean(ranking: Ranking, Y: sparse.csr_matrix) -> float:
+    return float(document_metrics(ranking, Y, [_SELECT_AT])[_SELECT].mean())
+
+
+def joined(rankings: Sequence[Ranking]) -> Ranking:
+    """Rankings of documents that follow each other, as one."""
+    return Ranking(
+        np.concatenate([ranking.labels for ranking in rankings]),
+        np.concatenate([ranking.scores for ranking in rankings]),
+    )
+
+
+def _shifted(progress: Progress, start: int, N: int) -> Progress:
+    """Progress over N documents from that over those from `start` on."""
+    return lambda what, done, total, figures: progress(what, start + done, N, figures)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _read_mixture(content: Mapping[str, object]) -> Mixture:
+    """A mixture of what `dataclasses.asdict` made of one; raises ValueError, KeyError or TypeError where it is none."""
+    rare, common, biases = content["rare"], content["common"], (content["rare_bias"], content["common_bias"])
+    if not isinstance(rare, list) or not isinstance(common, list) or len(rare) != len(common):
+        raise ValueError("mixture.json has not two weights a source")
+    numbers = np.array([*rare, *common, *biases], dtype=np.float64)
+    if not np.isfinite(numbers).all() or (numbers[:-2] < 0).any():
+        raise ValueError("mixture.json holds a weight that is no number, or below 0")
+    S = len(rare)
+    weights = numbers.tolist()
+    return Mixture(tuple(weights[:S]), tuple(weights[S : 2 * S]), *weights[2 * S :])

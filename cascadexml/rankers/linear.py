@@ -1,0 +1,220 @@
+"""One-against-rest linear classifiers over words: what a transformer that reads the first words of a text overlooks.
+
+Each label has a support vector machine of its own, fitted by LIBLINEAR on its documents, on those that are most like
+them, and on a sample of the rest, as PECOS and Parabel take a few negatives instead of all (Yu et al., 2022; Prabhu et
+al., 2018). Small weights are cut off (Babbar and Schölkopf, DiSMEC, 2017), and the rest lies as an inverted index:
+a text costs what its own terms list, whatever the number of labels.
+"""
+
+import os
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy import sparse, special
+
+from cascadexml.bundle import Bundle
+from cascadexml.config import LinearSettings
+from cascadexml.data.sparse_files import checked_csr
+from cascadexml.errors import ConfigError, FormatError
+from cascadexml.labels.features import pifa
+from cascadexml.labels.tfidf import Tfidf
+from cascadexml.progress import Progress, silent
+from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
+from cascadexml.ranking import NO_LABEL, Ranking
+
+FORMAT = FORMATS["linear"]
+DESCRIPTION = 100
+"""Terms that describe a label when documents like its own are looked for."""
+TOLERANCE, ITERATIONS = 0.05, 50
+"""Of LIBLINEAR's dual coordinate descent: a ranking gains nothing beyond."""
+Classifier = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], float]
+"""One label's terms, their weights, and its bias."""
+_LABELS_A_TASK = 64
+_PAIRS_A_PROCESS = 1 << 20
+"""With fewer pairs of documents and labels other processes take longer to start than the work takes."""
+_CELLS_A_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class LinearRanker:
+    """Labels by linear classifiers over TF-IDF of words and word pairs.
+
+    A label's score is sigmoid(w·x + b), in (0, 1). Labels that no term of the text speaks for or
+    against are not ranked.
+
+    Attributes:
+        tfidf: texts → TF-IDF.
+        W: (V, L) float32, the labels that each term speaks for and against.
+        b: (L,) float32.
+    """
+
+    tfidf: Tfidf
+    W: sparse.csr_matrix
+    b: npt.NDArray[np.float32]
+
+    kind: ClassVar = "linear"
+
+    @property
+    def L(self) -> int:  # noqa: N802
+        """How many labels it ranks."""
+        return int(self.W.shape[1])
+
+    @classmethod
+    def fit(
+        cls,
+        documents: Documents,
+        Y: sparse.csr_matrix,
+        settings: LinearSettings,
+        seed: int,
+        progress: Progress = silent,
+    ) -> Self:
+        """Fit a classifier for each label, on all cores.
+
+        Args:
+            documents: N documents.
+            Y: (N, L) their labels.
+            settings: terms, negatives and regularisation.
+            seed: of the sample of negatives and of LIBLINEAR's order.
+            progress: called with labels done.
+
+        Raises:
+            DataError: no term occurs in enough texts.
+            ConfigError: scikit-learn is not installed.
+        """
+        try:
+            from joblib import Parallel, delayed
+        except ModuleNotFoundError:
+            raise ConfigError('Linear classifiers need scikit-learn: pip install "cascadexml[train]".') from None
+        tfidf, X = Tfidf.fit(documents.texts, settings.ngrams, settings.min_df, settings.max_features)
+        N, L = Y.shape
+        # LIBLINEAR reads float64 only: converted once, not once a label.
+        rows = X.astype(np.float64)
+        sample = np.random.default_rng(seed).permutation(N)[: settings.random_negatives]
+        # LIBLINEAR's random numbers are global: threads would take each other's.
+        jobs = 1 if N * L < _PAIRS_A_PROCESS else os.cpu_count()
+        found: list[Classifier] = []
+        tasks = (delayed(_fit_labels)(rows, *task, sample, settings, seed) for task in _tasks(X, Y, settings))
+        for some in Parallel(n_jobs=jobs, return_as="generator")(tasks):
+            found += some
+            progress("linear classifiers", len(found), L, {})
+        sizes = np.array([columns.size for columns, _, _ in found], dtype=np.int64)
+        by_label = sparse.csr_matrix(
+            (
+                np.concatenate([weights for _, weights, _ in found]),
+                np.concatenate([terms for terms, _, _ in found]),
+                np.concatenate([[0], sizes.cumsum()]),
+            ),
+            shape=(L, tfidf.V),
+        )
+        return cls(tfidf, sparse.csr_matrix(by_label.T), np.array([b for _, _, b in found], dtype=np.float32))
+
+    def rank(self, documents: Documents, K: int, *, progress: Progress = silent) -> Ranking:
+        """The K labels of greatest margin for each of N documents, NO_LABEL where its terms know fewer labels."""
+        N = len(documents)
+        labels = np.full((N, K), NO_LABEL, dtype=np.int32)
+        scores = np.full((N, K), -np.inf, dtype=np.float32)
+        rows = max(1, _CELLS_A_CHUNK // max(self.L, 1))
+        for start in range(0, N, rows):
+            margins = sparse.csr_matrix(self.tfidf.transform(documents.texts[start : start + rows]) @ self.W)
+            margins.data += self.b[margins.indices]
+            best = Ranking.from_scores(margins, K)
+            labels[start : start + rows] = best.labels
+            given = best.labels != NO_LABEL
+            scores[start : start + rows][given] = special.expit(best.scores[given])
+            progress("linear classifiers", min(start + rows, N), N, {})
+        return Ranking(labels, scores)
+
+    def save(self, folder: Path) -> None:
+        """Write a bundle to `folder`: the terms as JSON, the weights as safetensors."""
+        arrays = {part: getattr(self.W, part) for part in ("data", "indices", "indptr")}
+        with FORMAT.write(folder, {"L": self.L, "ngrams": self.tfidf.ngrams}) as new:
+            self.tfidf.save(new)
+            save_file(arrays | {"b": self.b}, new / "weights.safetensors")
+
+    @classmethod
+    def load(cls, place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
+        """Read what `save` wrote; `device` and `batch_size` change nothing.
+
+        Raises:
+            FormatError: it is truncated, tampered with, of another kind or version, or its parts do not fit.
+        """
+        found = FORMAT.read(place)
+        try:
+            L = int(found.meta["L"])
+            tfidf = Tfidf.load(found.path, int(found.meta["ngrams"]))
+            arrays = load_file(found.path / "weights.safetensors")
+            W = checked_csr(arrays["data"], arrays["indices"], arrays["indptr"], (tfidf.V, L))
+            b = arrays["b"]
+            if W.dtype != np.float32 or b.dtype != np.float32 or b.shape != (L,) or not np.isfinite(b).all():
+                raise ValueError(f"weights are {W.dtype}, b is {b.dtype} of {b.shape}, expected float32 of ({L},)")
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise FormatError(f"{found.path} cannot be read as linear classifiers ({error}): make it again.") from None
+        return cls(tfidf, W, b)
+
+
+def _tasks(
+    X: sparse.csr_matrix, Y: sparse.csr_matrix, settings: LinearSettings
+) -> Iterator[tuple[list[npt.NDArray[np.int32]], list[npt.NDArray[np.int32]]]]:
+    """For some labels at a time, in their order, each one's documents and the documents nearest to these."""
+    Z, columns = pifa(X, Y, DESCRIPTION), sparse.csc_matrix(Y)
+    across = sparse.csr_matrix(X.T)
+    for start in range(0, Y.shape[1], _LABELS_A_TASK):
+        cosines = sparse.csr_matrix(Z[start : start + _LABELS_A_TASK] @ across)
+        labels = range(start, start + cosines.shape[0])
+        positives = [columns.indices[columns.indptr[label] : columns.indptr[label + 1]] for label in labels]
+        yield positives, [_largest(cosines, row, settings.near_negatives) for row in range(cosines.shape[0])]
+
+
+def _largest(matrix: sparse.csr_matrix, row: int, count: int) -> npt.NDArray[np.int32]:
+    """The columns of the `count` largest entries of a row, in no order."""
+    own = slice(matrix.indptr[row], matrix.indptr[row + 1])
+    columns, values = matrix.indices[own], matrix.data[own]
+    if values.size > count:
+        columns = columns[np.argpartition(-values, count)[:count]]
+    largest: npt.NDArray[np.int32] = columns.astype(np.int32)
+    return largest
+
+
+def _fit_labels(
+    X: sparse.csr_matrix,
+    positives: list[npt.NDArray[np.int32]],
+    alike: list[npt.NDArray[np.int32]],
+    sample: npt.NDArray[np.int64],
+    settings: LinearSettings,
+    seed: int,
+) -> list[Classifier]:
+    return [_fit_label(X, mine, near, sample, settings, seed) for mine, near in zip(positives, alike, strict=True)]
+
+
+def _fit_label(
+    X: sparse.csr_matrix,
+    positives: npt.NDArray[np.int32],
+    alike: npt.NDArray[np.int32],
+    sample: npt.NDArray[np.int64],
+    settings: LinearSettings,
+    seed: int,
+) -> Classifier:
+    from sklearn import config_context
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.svm import LinearSVC
+
+    negatives = np.setdiff1d(np.union1d(alike, sample), positives)
+    if not positives.size or not negatives.size:
+        return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32), 0.0
+    rows = np.concatenate([positives, negatives])
+    targets = np.repeat([1, 0], [positives.size, negatives.size])
+    solver = LinearSVC(C=settings.cost, tol=TOLERANCE, max_iter=ITERATIONS, dual=True, random_state=seed)
+    with config_context(assume_finite=True, skip_parameter_validation=True), warnings.catch_warnings():
+        # That it stops before it has converged is meant.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        solver.fit(X[rows], targets)
+    weights = solver.coef_[0]
+    kept = np.flatnonzero(np.abs(weights) >= settings.least_weight).astype(np.int32)
+    return kept, weights[kept].astype(np.float32), float(solver.intercept_[0])

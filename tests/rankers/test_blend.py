@@ -1,0 +1,146 @@
+"""The blend on real records with a tiny random network: what it promises beyond the contract of rankers."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cascadexml.config import BlendSettings
+from cascadexml.data.corpus import Corpus
+from cascadexml.errors import FormatError
+from cascadexml.metrics import document_metrics
+from cascadexml.rankers import blend as module
+from cascadexml.rankers.base import Documents
+from cascadexml.rankers.blend import FORMAT, Blend, Sources, candidates
+from cascadexml.rankers.cascade.encoder import load_tokenizer
+from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.mixture import Mixture
+from cascadexml.ranking import Ranking
+from tests.support.tiny_artifacts import MAX_LENGTH, tiny_blend, tiny_model
+from tests.support.tiny_encoders import make_tiny_encoder
+
+
+@pytest.fixture(scope="module")
+def blend(small_corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Blend:
+    encoder = make_tiny_encoder("bert", tmp_path_factory.mktemp("encoder") / "encoder", layers=2)
+    return tiny_blend(
+        small_corpus, CascadeRanker(tiny_model(small_corpus, encoder), load_tokenizer(str(encoder)), MAX_LENGTH)
+    )
+
+
+def ndcg(ranking: Ranking, corpus: Corpus, split: str) -> float:
+    return float(document_metrics(ranking, corpus.splits[split].Y, [5])["nDCG@5"].mean())
+
+
+def test_on_the_records_that_it_is_weighed_on_it_beats_each_of_its_sources(blend: Blend, small_corpus: Corpus) -> None:
+    texts = small_corpus.splits["dev"].texts
+    mixed, _, sources = blend.rank_with_sources(Documents(texts), 5)
+    assert set(sources) == {"cascade", "linear", "neighbours", "vectors"}
+    alone = {name: ndcg(ranking, small_corpus, "dev") for name, ranking in sources.items()}
+    assert ndcg(mixed, small_corpus, "dev") > max(alone.values())
+
+
+def test_its_scores_are_probabilities(blend: Blend, small_corpus: Corpus) -> None:
+    dev = small_corpus.splits["dev"]
+    ranking = blend.rank(Documents(dev.texts), 100)
+    expected = ranking.scores[ranking.labels >= 0].sum()
+    rows = np.broadcast_to(np.arange(len(dev))[:, None], ranking.labels.shape)
+    right = np.asarray(dev.Y[rows[ranking.labels >= 0], ranking.labels[ranking.labels >= 0]]).sum()
+    assert expected == pytest.approx(right, rel=0.15)
+
+
+def test_the_sources_are_those_of_the_same_documents(blend: Blend, small_corpus: Corpus) -> None:
+    documents = Documents(small_corpus.splits["test"].texts)
+    _, vectors, sources = blend.rank_with_sources(documents, 3)
+    parts = blend.sources
+    assert parts.linear and parts.neighbours and parts.vectors
+    for name, ranking in (
+        ("linear", parts.linear.rank(documents, 100)),
+        ("neighbours", parts.neighbours.rank(documents, 100)),
+        ("vectors", parts.vectors.rank(vectors, 100)),
+    ):
+        np.testing.assert_array_equal(sources[name].labels, ranking.labels)
+
+
+def test_in_chunks_it_ranks_the_same(blend: Blend, small_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:
+    documents = Documents(small_corpus.splits["test"].texts)
+    whole = blend.rank(documents, 10)
+    monkeypatch.setattr(module, "_DOCUMENTS_A_CHUNK", 7)
+    told: list[tuple[int, int]] = []
+    parts = blend.rank(documents, 10, progress=lambda what, done, total, figures: told.append((done, total)))
+    np.testing.assert_allclose(parts.scores, whole.scores, atol=1e-6)
+    assert told[-1] == (60, 60) and told == sorted(told)
+
+
+def fit_again(blend: Blend, corpus: Corpus, sources: Sources, split: str = "dev") -> Blend:
+    those = corpus.splits[split]
+    return Blend.fit(sources, Documents(those.texts), those.Y, blend.uses, blend.ids, BlendSettings())
+
+
+def test_without_a_document_to_weigh_them_on_the_network_answers(blend: Blend, small_corpus: Corpus) -> None:
+    dev = small_corpus.splits["dev"]
+    alone = Blend.fit(blend.sources, Documents([]), dev.Y[:0], blend.uses, blend.ids, BlendSettings())
+    expected = blend.sources.cascade.rank(Documents(dev.texts), 10)
+    np.testing.assert_array_equal(alone.rank(Documents(dev.texts), 10).labels, expected.labels)
+
+
+def test_where_the_mixture_is_no_better_the_best_source_answers(
+    blend: Blend, small_corpus: Corpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Cross-fitted weights that are worth nothing: every candidate is as good as the other.
+    monkeypatch.setattr(module, "cross_fitted", lambda found, *rest: np.zeros(len(found.documents)))
+    found = fit_again(blend, small_corpus, blend.sources)
+    dev = Documents(small_corpus.splits["dev"].texts)
+    _, _, sources = blend.rank_with_sources(dev, 5)
+    best = max(sources, key=lambda name: ndcg(sources[name], small_corpus, "dev"))
+    assert best != "cascade"
+    # Further down two labels may have one score but for rounding.
+    np.testing.assert_array_equal(found.rank(dev, 5).labels[:, 0], sources[best].labels[:, 0])
+
+
+@pytest.mark.parametrize("left", ["linear", "neighbours", "vectors"])
+def test_a_source_may_be_left_out(blend: Blend, small_corpus: Corpus, left: str, tmp_path: Path) -> None:
+    fewer = fit_again(blend, small_corpus, replace(blend.sources, **{left: None}))
+    fewer.save(tmp_path / "blend")
+    loaded = Blend.load(tmp_path / "blend", "cpu")
+    assert left not in loaded.sources.names and len(loaded.mixture.rare) == 3
+    texts = small_corpus.splits["test"].texts
+    np.testing.assert_array_equal(loaded.rank(Documents(texts), 5).labels, fewer.rank(Documents(texts), 5).labels)
+    assert not (tmp_path / "blend" / left).exists()
+
+
+def test_labels_that_a_source_has_never_seen_come_through_another(blend: Blend, small_corpus: Corpus) -> None:
+    documents = Documents(small_corpus.splits["test"].texts)
+    _, _, sources = blend.rank_with_sources(documents, 5)
+    unknown = int(sources["linear"].labels[0, 0])
+    without = {name: Ranking(np.where(r.labels == unknown, -1, r.labels), r.scores) for name, r in sources.items()}
+    without["linear"] = sources["linear"]
+    found = candidates(without, blend.L)
+    assert unknown in found.labels[found.documents == 0]
+    assert np.isfinite(blend.mixture.probabilities(found, blend.uses)).all()
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "said"),
+    [
+        ("mixture.json", Mixture((1.0,), (1.0,)), "weighs 1 sources, there are 4"),
+        ("mixture.json", Mixture((-1.0, 1, 1, 1), (1.0, 1, 1, 1)), "below 0"),
+        ("mixture.json", Mixture((float("nan"), 1, 1, 1), (1.0, 1, 1, 1)), "no number"),
+        ("ids.json", [3], "no list of strings"),
+    ],
+)
+def test_parts_that_do_not_fit_are_refused(
+    blend: Blend, file: str, content: Mixture | list[int], said: str, tmp_path: Path
+) -> None:
+    blend.save(tmp_path / "sound")
+    meta = dict(FORMAT.read(tmp_path / "sound").meta)
+    with FORMAT.write(tmp_path / "odd", meta) as folder:
+        for part in (tmp_path / "sound").iterdir():
+            if part.name != "manifest.json":
+                part.rename(folder / part.name)
+        text = json.dumps(vars(content) if isinstance(content, Mixture) else content)
+        (folder / file).write_text(text)
+    with pytest.raises(FormatError, match=said):
+        Blend.load(tmp_path / "odd", "cpu")

@@ -81,9 +81,9 @@ FILES = {
     "requirements.lock": ALL,
     "tiny-encoder/config.json": ["tokenize", "train"],
     "cascadexml/bundle.py": ALL,
-    "cascadexml/labels/tree.py": ["cluster", "train", "linear", "blend", *MEASURED],
+    "cascadexml/labels/tree.py": ["cluster", "train", "linear", "blend", "evaluate", "reference", "drift"],
     "cascadexml/training/schedule.py": ["train"],
-    "cascadexml/rankers/mixture.py": ["blend", *MEASURED],
+    "cascadexml/rankers/mixture.py": ["blend", "evaluate", "reference", "drift"],
     "cascadexml/evaluation/plots.py": MEASURED,
     "cascadexml/artifact/model_card.py": ["package"],
     "cascadexml/serving/predictor.py": [],
@@ -137,7 +137,8 @@ def test_an_experiment_changes_metrics_that_diff_and_plots_show(project: Project
     assert project.ran(output) == ["train", "blend", *MEASURED]
     changes = json.loads(project.sh("dvc metrics diff --json"))
     changed = changes["data/reports/metrics.json"]
-    assert changed["test.nDCG@5"]["diff"] != 0
+    # The untrained encoder ranks so badly that the blend leaves the network out: its own figures change.
+    assert changed["baselines.cascade.nDCG@5"]["diff"] != 0
     assert {name.split(".")[1] for name in changed if name.startswith("baselines.")} <= {"cascade", "vectors"}
     shown = json.loads(project.sh("dvc metrics show --json"))
     (files,) = (revision["data"] for revision in shown.values())

@@ -14,7 +14,7 @@ export GX_ANALYTICS_ENABLED := false
 export HF_HUB_DISABLE_TELEMETRY := 1
 export SOURCE PRESET
 
-.PHONY: help setup up down env run test lint unit integration coverage soak mutants lock clean
+.PHONY: help setup up down env run test lint unit integration coverage soak mutants bench lock clean
 .DEFAULT_GOAL := help
 
 help:
@@ -30,6 +30,7 @@ help:
 	@echo 'make coverage the unit tests once more, and which lines of the library they never run'
 	@echo 'make soak     the long forms of tests that kill and race; SOAK_ROUNDS=N (docs/testing.md)'
 	@echo 'make mutants  break the code on purpose in many places, one at a time, and see that the tests notice (docs/testing.md)'
+	@echo 'make bench    train other rankers on the same records and print a table of all (benchmarks/README.md)'
 	@echo 'make setup    only make .venv from requirements.lock'
 	@echo 'make lock     write requirements.lock anew from pyproject.toml'
 	@echo 'make clean    remove what the pipeline and the tools wrote; .venv and the DVC cache stay'
@@ -93,12 +94,15 @@ soak: setup
 mutants: setup
 	.venv/bin/python tools/mutants.py
 
+bench: setup
+	.venv/bin/python -m benchmarks.accuracy
+
 lock: setup
 	tools/lock.sh
 
 clean:
 	rm -rf data/downloads data/raw data/interim data/models data/checkpoints data/workspaces dvc_plots
 	rm -rf data/reports/evaluation data/reports/training data/reports/drift data/reports/monitoring data/reports/retraining data/reports/judgement data/reports/examples.html data/reports/test_ranking.npz data/reports/published.json
-	rm -rf data/reports/validation/data_docs
+	rm -rf data/reports/validation/data_docs data/benchmarks
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

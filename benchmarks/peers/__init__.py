@@ -1,0 +1,1 @@
+"""The rankers that `benchmarks.accuracy` compares ours with."""

@@ -16,7 +16,7 @@ from benchmarks.peers.machine import machine
 from cascadexml.bundle import beside
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import DataError
-from cascadexml.labels.features import fit_tfidf
+from cascadexml.labels.tfidf import Tfidf
 from cascadexml.ranking import Ranking
 
 HELD_OUT = ("dev", "test")
@@ -91,11 +91,11 @@ class Task:
     def features(self) -> Features:
         """TF-IDF of all splits; made when the first peer asks for it."""
         with Clock.running() as clock:
-            vectorizer, X_train = fit_tfidf(self.corpus.splits["train"].texts, NGRAMS, MIN_DF, MAX_FEATURES)
+            vectorizer, X_train = Tfidf.fit(self.corpus.splits["train"].texts, NGRAMS, MIN_DF, MAX_FEATURES)
         X, clocks = {"train": X_train}, {"train": clock}
         for name in self.held_out:
             with Clock.running() as clocks[name]:
-                X[name] = sparse.csr_matrix(vectorizer.transform(self.corpus.splits[name].texts))
+                X[name] = vectorizer.transform(self.corpus.splits[name].texts)
         return Features(X, clocks)
 
 

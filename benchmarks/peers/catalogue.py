@@ -34,7 +34,7 @@ def peers(settings: Settings, max_steps: int | None = None) -> dict[str, Peer]:
         "neighbours": Peer(
             "TF-IDF nearest neighbours",
             neighbours.answer,
-            {"neighbours": settings.evaluate.neighbours, "ngrams": NGRAMS},
+            {"neighbours": settings.blend.neighbours, "ngrams": NGRAMS},
         ),
         "xr-linear": Peer("PECOS XR-Linear", foreign.answer, versions | {"program": "xr_linear"}),
         "bonsai": Peer("omikuji Bonsai", foreign.answer, versions | {"program": "trees", "hyper_param": BONSAI}),

@@ -138,7 +138,7 @@ def test_what_is_there_is_not_made_again(bench: Callable[..., str], run: Path, t
     assert columns["TF-IDF nearest neighbours"]["P@1"].startswith("0.00 ")
     # Another setting is another answer.
     params = yaml.safe_load((run / "params.yaml").read_text(encoding="utf-8"))
-    params["evaluate"]["neighbours"] += 1
+    params["blend"]["neighbours"] += 1
     changed = tmp_path / "changed"
     changed.mkdir()
     (changed / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")

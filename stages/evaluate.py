@@ -10,6 +10,8 @@ from cascadexml.errors import DataError
 from cascadexml.evaluation.calibration import calibration_report
 from cascadexml.evaluation.error_analysis import examples_page
 from cascadexml.evaluation.evaluated import Evaluated
+from cascadexml.evaluation.held_out import HELD_OUT as SPLITS
+from cascadexml.evaluation.held_out import Seen, save_held_out
 from cascadexml.evaluation.plots import draw_evaluation
 from cascadexml.evaluation.report import OURS, EvaluationReport
 from cascadexml.metrics import differences
@@ -19,19 +21,19 @@ from cascadexml.rankers.blend import Blend
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
 from cascadexml.ranking import Ranking
-from stages import BLEND, CALIBRATION, CORPUS, REPORTS, TOKENS, run
+from stages import BLEND, CALIBRATION, CORPUS, HELD_OUT, REPORTS, TOKENS, run
 
 BASELINES = {"neighbours": "tfidf_knn"}
 """Source of the blend → the baseline that it is."""
 
 
 def main(settings: Settings) -> None:
-    """Write calibration.json, metrics.json, test_ranking.npz, the plots and the page of examples."""
+    """Write calibration.json, the rankings of dev and test, metrics.json, the plots and the page of examples."""
     corpus = Corpus.load(CORPUS)
     if not len(corpus.splits.get("test", ())):
         raise DataError(f"{CORPUS} has no test document: give the source a test split or raise download.split.test.")
     test, Y_train, chosen = corpus.splits["test"], corpus.splits["train"].Y, settings.evaluate
-    rankings = rank(corpus, settings)
+    rankings, seen = rank(corpus, settings)
     evaluated = {name: Evaluated(of, corpus, chosen, settings.seed) for name, of in rankings.items()}
     ours = evaluated[OURS]
     baselines = {name: each.report("test") for name, each in evaluated.items() if each is not ours}
@@ -48,6 +50,7 @@ def main(settings: Settings) -> None:
     )
     page = examples_page(ours.calibrated("test"), test, corpus.vocabulary, max(chosen.ks), chosen.examples)
     calibration.save(CALIBRATION)
+    save_held_out(seen, HELD_OUT)
     with beside(REPORTS / "evaluation") as folder:
         folder.mkdir()
         draw_evaluation(found.rankers, ranking, calibration, test.Y, chosen.ks, REPORTS / "training", folder)
@@ -58,24 +61,30 @@ def main(settings: Settings) -> None:
     found.save(REPORTS / "metrics.json")
 
 
-def rank(corpus: Corpus, settings: Settings) -> dict[str, dict[str, Ranking]]:
-    """Rankings of test, and of dev where there is one, by the model, by each of its sources and by the baselines."""
+def rank(corpus: Corpus, settings: Settings) -> tuple[dict[str, dict[str, Ranking]], dict[str, Seen]]:
+    """Rankings of test, and of dev where there is one, by the model, by each of its sources and by the baselines.
+
+    Returns:
+        Ranker → split → ranking; and by split what the model sees.
+    """
     train, L, K = corpus.splits["train"], corpus.vocabulary.L, settings.evaluate.top_k
     blend, Y = Blend.load(BLEND, settings.train.device), train.Y[:, :L].tocsr()
     baselines: dict[str, Ranker] = {"popularity": Popularity.fit(Y)}
     if blend.sources.neighbours is None:
         baselines[BASELINES["neighbours"]] = NearestNeighbours.fit(Documents(train.texts), Y, settings.blend.neighbours)
     found: dict[str, dict[str, Ranking]] = defaultdict(dict)
-    for split in ("dev", "test"):
+    seen: dict[str, Seen] = {}
+    for split in SPLITS:
         if not len(corpus.splits.get(split, ())):
             continue
         documents = Documents(corpus.splits[split].texts, TokenStore.open(TOKENS / split))
-        found[OURS][split], _, sources = blend.rank_with_sources(documents, K, progress=console_progress())
-        for source, ranking in sources.items():
-            found[BASELINES.get(source, source)][split] = ranking
+        ranking, vectors, sources = blend.rank_with_sources(documents, K, progress=console_progress())
+        seen[split], found[OURS][split] = Seen(ranking, vectors), ranking
+        for source, each in sources.items():
+            found[BASELINES.get(source, source)][split] = each
         for name, ranker in baselines.items():
             found[name][split] = ranker.rank(documents, K)
-    return found
+    return found, seen
 
 
 if __name__ == "__main__":

@@ -1,34 +1,28 @@
-"""reference: held-out records of the training's years, seen through the model → data/models/reference."""
+"""reference: what the model says of held-out records of the training's years → data/models/reference."""
 
 import logging
 
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
-from cascadexml.data.tokens import TokenStore
 from cascadexml.evaluation.calibration import Calibration
-from cascadexml.monitoring.reference import HELD_OUT, make_reference
-from cascadexml.progress import console_progress
+from cascadexml.evaluation.held_out import load_held_out
+from cascadexml.monitoring.reference import make_reference
 from cascadexml.rankers.base import ranker_bundle
-from cascadexml.rankers.loading import load_ranker
-from stages import BLEND, CALIBRATION, CORPUS, REFERENCE, TOKENS, run
+from stages import BLEND, CALIBRATION, CORPUS, HELD_OUT, REFERENCE, run
 
 log = logging.getLogger(__name__)
 
 
 def main(settings: Settings) -> None:
     """Write the reference that later batches are compared with."""
-    corpus, trained = Corpus.load(CORPUS), ranker_bundle(BLEND)
-    splits = [name for name in HELD_OUT if len(corpus.splits.get(name, ()))]
     reference = make_reference(
-        corpus,
-        load_ranker(trained, settings.train.device),
+        Corpus.load(CORPUS),
+        load_held_out(HELD_OUT),
         Calibration.load(CALIBRATION),
-        tokens={name: TokenStore.open(TOKENS / name) for name in splits},
         metadata=settings.drift.metadata,
         records=settings.drift.reference_records,
         seed=settings.seed,
-        model_fingerprint=trained.fingerprint,
-        progress=console_progress(),
+        model_fingerprint=ranker_bundle(BLEND).fingerprint,
     )
     reference.save(REFERENCE)
     log.info("reference: %d held-out records, %d words of train", len(reference.profile), len(reference.words))

@@ -11,9 +11,10 @@ from cascadexml.artifact.artifact import Artifact
 from cascadexml.config import DriftSettings
 from cascadexml.data.labelled import label_matrix
 from cascadexml.errors import DataError, FormatError
+from cascadexml.evaluation.held_out import see
 from cascadexml.monitoring.batch import Batch
 from cascadexml.monitoring.drift import compare, decide, quality_figures, unseen_figures
-from cascadexml.monitoring.profile import Profile, make_profile, metadata_columns, rank_for_profile
+from cascadexml.monitoring.profile import K, Profile, make_profile, metadata_columns
 from cascadexml.monitoring.quarantine import known_uses, validate_batch
 from cascadexml.monitoring.reference import Reference
 from cascadexml.monitoring.verdict import MonitoredModel, Verdict
@@ -133,11 +134,11 @@ def profile_records(
         PredictionError: out of memory, or `device` is not there.
     """
     vocabulary, texts = artifact.vocabulary(), records.column("text").to_pylist()
-    ranking, vectors = rank_for_profile(artifact.ranker(device), Documents(texts), progress)
+    seen = see(artifact.ranker(device), Documents(texts), K, progress)
     return make_profile(
         texts,
-        artifact.calibration().calibrated(ranking),
-        vectors,
+        artifact.calibration().calibrated(seen.ranking),
+        seen.vectors,
         words,
         label_matrix(_lists(records), vocabulary) if has_labels else None,
         vocabulary.L,

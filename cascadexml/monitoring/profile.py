@@ -11,8 +11,6 @@ from scipy import sparse
 
 from cascadexml.metrics import Float64, document_metrics
 from cascadexml.monitoring.text_statistics import text_statistics
-from cascadexml.progress import Progress, silent
-from cascadexml.rankers.base import Documents, Ranker, VectorRanker
 from cascadexml.ranking import NO_LABEL, Ranking
 
 QUALITY = ("nDCG@5", "P@1")
@@ -81,19 +79,6 @@ def make_profile(
         columns |= document_metrics(ranking, Y, sorted({int(name.partition("@")[2]) for name in QUALITY}))
     kept = {name: values for name, values in columns.items() if "@" not in name or name in QUALITY}
     return Profile(pa.table(kept | dict(metadata)), None if vectors is None else vectors.astype(np.float16), Y)
-
-
-def rank_for_profile(
-    ranker: Ranker, documents: Documents, progress: Progress = silent
-) -> tuple[Ranking, npt.NDArray[np.float32] | None]:
-    """Rank N documents with the ranker's own scores, and keep the vectors (N, d) that it scored them from, if it can.
-
-    Raises:
-        PredictionError: out of memory.
-    """
-    if isinstance(ranker, VectorRanker):
-        return ranker.rank_with_vectors(documents, K, progress=progress)
-    return ranker.rank(documents, K, progress=progress), None
 
 
 def metadata_columns(table: pa.Table, names: Sequence[str]) -> dict[str, pa.Array]:

@@ -25,15 +25,11 @@ from cascadexml.artifact.formats import REFERENCE
 from cascadexml.bundle import Bundle
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.sparse_files import checked_csr
-from cascadexml.data.tokens import Tokens
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
-from cascadexml.monitoring.profile import Profile, make_profile, metadata_columns, rank_for_profile
+from cascadexml.evaluation.held_out import HELD_OUT, Seen
+from cascadexml.monitoring.profile import Profile, make_profile, metadata_columns
 from cascadexml.monitoring.text_statistics import TEXT_STATISTICS, hash_words
-from cascadexml.progress import Progress, silent
-from cascadexml.rankers.base import Documents, Ranker
-
-HELD_OUT = ("dev", "test")
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,36 +91,34 @@ class Reference:
 
 def make_reference(
     corpus: Corpus,
-    ranker: Ranker,
+    seen: Mapping[str, Seen],
     calibration: Calibration,
     *,
-    tokens: Mapping[str, Tokens] | None = None,
     metadata: Sequence[str] = (),
     records: int | None = None,
     seed: int = 0,
     model_fingerprint: str | None = None,
-    progress: Progress = silent,
 ) -> Reference:
-    """Profile the held-out records of a corpus with a ranker.
+    """Profile the held-out records of a corpus by what a ranker says of them.
 
     Args:
         corpus: train, and dev or test.
-        ranker: gives scores and, where it can, vectors.
+        seen: what the ranker says of all records of dev and test, by split.
         calibration: turns the ranker's scores into probabilities.
-        tokens: of dev and test, by split; None leaves tokenising to the ranker.
         metadata: columns to keep; those that the corpus lacks are passed over.
         records: at most so many held-out records, drawn at random; None for all.
         seed: of the draw.
         model_fingerprint: of the ranker's bundle, kept in `meta`.
-        progress: called with (what, records done, n, {}).
 
     Raises:
-        DataError: neither dev nor test has a record.
-        PredictionError: out of memory.
+        DataError: neither dev nor test has a record, or `seen` is of other records.
     """
     splits = {name: corpus.splits[name] for name in HELD_OUT if len(corpus.splits.get(name, ()))}
     if not splits:
         raise DataError("Neither dev nor test has a record: hold some out, by download.split.dev.")
+    for name, split in splits.items():
+        if name not in seen or len(seen[name].ranking.labels) != len(split):
+            raise DataError(f"What the ranker said of {name} is not of its {len(split):,} records: evaluate again.")
     train, L = corpus.splits["train"], corpus.vocabulary.L
     words = hash_words(train.texts)
     sizes = [len(split) for split in splits.values()]
@@ -133,16 +127,15 @@ def make_reference(
     for name, split in splits.items():
         rows = np.sort(drawn[(drawn >= start) & (drawn < start + len(split))]) - start
         start += len(split)
-        documents = Documents(split.texts, None if tokens is None else tokens[name]).take(rows)
-        ranking, vectors = rank_for_profile(ranker, documents, progress)
         columns = metadata_columns(split.metadata.take(pa.array(rows)), metadata)
-        ranking = calibration.calibrated(ranking)
-        parts.append(make_profile(documents.texts, ranking, vectors, words, split.Y[rows], L, columns))
+        mine, texts = seen[name].take(rows), [split.texts[row] for row in rows]
+        ranking = calibration.calibrated(mine.ranking)
+        parts.append(make_profile(texts, ranking, mine.vectors, words, split.Y[rows], L, columns))
     # A metadata column that one split lacks is passed over.
     shared = [c for c in parts[0].table.column_names if all(c in part.table.column_names for part in parts)]
     table = pa.concat_tables([part.table.select(shared) for part in parts]).combine_chunks()
-    seen = [part.vectors for part in parts if part.vectors is not None]
-    profile = Profile(table, np.concatenate(seen) if seen else None, None)
+    vectors = [part.vectors for part in parts if part.vectors is not None]
+    profile = Profile(table, np.concatenate(vectors) if vectors else None, None)
     meta = {
         "records": {name: len(part) for name, part in zip(splits, parts, strict=True)},
         "documents": len(train),

@@ -14,15 +14,15 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.held_out import Seen, load_held_out, save_held_out, see
 from cascadexml.monitoring.drift import compare
-from cascadexml.monitoring.profile import rank_for_profile
 from cascadexml.monitoring.reference import Reference, make_reference
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.loading import load_ranker
 from cascadexml.rankers.popularity import Popularity
 from tests.support.params import SETTINGS
-from tests.support.tiny_artifacts import pack_again, pack_tiny, tiny_reference
+from tests.support.tiny_artifacts import pack_again, pack_tiny, seen_held_out, tiny_reference
 
 FEW_DRAWS = replace(SETTINGS.drift, draws=20)
 
@@ -42,8 +42,8 @@ def ranker_in(tiny: Path) -> CascadeRanker:
 
 def test_a_ranker_without_vectors_leaves_them_out(tiny: Path, small_corpus: Corpus, tmp_path: Path) -> None:
     popularity = Popularity.fit(small_corpus.splits["train"].Y)
-    assert rank_for_profile(popularity, Documents(["some text"]))[1] is None
-    made = make_reference(small_corpus, popularity, Calibration(), metadata=["type"])
+    assert see(popularity, Documents(["some text"]), 10).vectors is None
+    made = make_reference(small_corpus, seen_held_out(small_corpus, popularity), Calibration(), metadata=["type"])
     assert made.profile.vectors is None
     made.save(tmp_path / "reference")
     loaded = Reference.load(tmp_path / "reference")
@@ -65,7 +65,7 @@ def test_quality_and_labels_of_the_held_out_records(tiny: Path, small_corpus: Co
     at = 0
     for name in ("dev", "test"):
         split = small_corpus.splits[name]
-        ranking, _ = rank_for_profile(ranker, Documents(split.texts))
+        ranking = ranker.rank(Documents(split.texts), 10)
         for n, labels in enumerate(ranking.labels[:, :5].tolist()):
             true = set(split.Y[n].indices.tolist())
             gain = sum(1 / math.log2(place + 2) for place, label in enumerate(labels) if label in true)
@@ -105,14 +105,15 @@ def test_records_are_drawn_from_both_splits_and_the_draw_is_seeded(tiny: Path, s
     tokens = {name: TokenStore.open(tiny / "tokens" / name) for name in ("dev", "test")}
 
     def made(seed: int) -> Reference:
-        return make_reference(small_corpus, ranker, Calibration(), tokens=tokens, records=50, seed=seed)
+        seen = seen_held_out(small_corpus, ranker, tokens)
+        return make_reference(small_corpus, seen, Calibration(), records=50, seed=seed)
 
     one, same, other = made(0), made(0), made(1)
     assert sum(one.meta["records"].values()) == len(one.profile) == 50
     assert min(one.meta["records"].values()) > 10
     assert one.profile.table.equals(same.profile.table)
     assert not one.profile.table.equals(other.profile.table)
-    again = make_reference(small_corpus, ranker, Calibration(), records=50, seed=0)
+    again = make_reference(small_corpus, seen_held_out(small_corpus, ranker), Calibration(), records=50, seed=0)
     assert again.profile.table.equals(one.profile.table), "tokens or not"
     assert one.profile.vectors is not None and again.profile.vectors is not None
     np.testing.assert_array_equal(again.profile.vectors, one.profile.vectors)
@@ -121,7 +122,32 @@ def test_records_are_drawn_from_both_splits_and_the_draw_is_seeded(tiny: Path, s
 def test_nothing_held_out_is_refused(tiny: Path, small_corpus: Corpus) -> None:
     bare = replace(small_corpus, splits={"train": small_corpus.splits["train"]})
     with pytest.raises(DataError, match=r"Neither dev nor test has a record"):
-        make_reference(bare, ranker_in(tiny), Calibration())
+        make_reference(bare, {}, Calibration())
+
+
+def test_what_was_said_of_other_records_is_refused(tiny: Path, small_corpus: Corpus) -> None:
+    seen = seen_held_out(small_corpus, ranker_in(tiny))
+    fewer = seen | {"test": seen["test"].take(np.arange(59))}
+    with pytest.raises(DataError, match="What the ranker said of test is not of its 60 records"):
+        make_reference(small_corpus, fewer, Calibration())
+    with pytest.raises(DataError, match="What the ranker said of dev"):
+        make_reference(small_corpus, {"test": seen["test"]}, Calibration())
+
+
+def test_what_was_said_reads_back_and_damage_is_refused(tiny: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    seen = seen_held_out(small_corpus, ranker_in(tiny))
+    save_held_out({"dev": seen["dev"], "test": Seen(seen["test"].ranking, None)}, tmp_path / "seen")
+    again = load_held_out(tmp_path / "seen")
+    for name, each in seen.items():
+        np.testing.assert_array_equal(again[name].ranking.labels, each.ranking.labels)
+        np.testing.assert_array_equal(again[name].ranking.scores, each.ranking.scores)
+    assert again["test"].vectors is None
+    assert seen["dev"].vectors is not None and again["dev"].vectors is not None
+    np.testing.assert_array_equal(again["dev"].vectors, seen["dev"].vectors.astype(np.float16))
+    of_two = Seen(seen["dev"].ranking, seen["dev"].vectors[:2])
+    save_held_out({"dev": of_two}, tmp_path / "odd")
+    with pytest.raises(FormatError, match=r"dev_vectors\.npy holds .* for 60 documents"):
+        load_held_out(tmp_path / "odd")
 
 
 def test_a_damaged_reference_is_refused(tiny: Path, tmp_path: Path) -> None:

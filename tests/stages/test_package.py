@@ -10,15 +10,15 @@ from cascadexml import Predictor
 from cascadexml.artifact import open_artifact
 from cascadexml.config import EncoderSettings, Settings, TokenizeSettings
 from cascadexml.data.corpus import Corpus
-from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.held_out import save_held_out
 from cascadexml.monitoring.reference import Reference
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
-from stages import ARTIFACT, BLEND, CALIBRATION, CORPUS, REFERENCE, REPORTS, TOKENS, package, reference
+from stages import ARTIFACT, BLEND, CALIBRATION, CORPUS, HELD_OUT, REFERENCE, REPORTS, package, reference
 from tests.support.params import SETTINGS
-from tests.support.tiny_artifacts import tiny_blend, tiny_metrics, tiny_model
+from tests.support.tiny_artifacts import seen_held_out, tiny_blend, tiny_metrics, tiny_model
 from tests.support.tiny_encoders import make_tiny_encoder
 
 
@@ -29,10 +29,10 @@ def settings(tmp_path: Path, small_corpus: Corpus, monkeypatch: pytest.MonkeyPat
     encoder = make_tiny_encoder("bert", tmp_path / "encoder", layers=2)
     small_corpus.save(CORPUS)
     cascade = CascadeRanker(tiny_model(small_corpus, encoder), load_tokenizer("encoder"), 20)
-    tiny_blend(small_corpus, cascade).save(BLEND)
+    blend = tiny_blend(small_corpus, cascade)
+    blend.save(BLEND)
     Calibration(0.8, -0.2, 0.3).save(CALIBRATION)
-    for name in ("dev", "test"):
-        TokenStore.build(TOKENS / name, small_corpus.splits[name].texts, load_tokenizer("encoder"), 20)
+    save_held_out(seen_held_out(small_corpus, blend), HELD_OUT)
     reference.main(SETTINGS)
     REPORTS.mkdir()
     tiny_metrics().save(REPORTS / "metrics.json")

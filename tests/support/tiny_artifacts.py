@@ -1,5 +1,6 @@
 """A tiny model with random weights over the labels of real records: quick to make, whole in every part."""
 
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ import torch
 from cascadexml.artifact import Origin, pack
 from cascadexml.config import BlendSettings, LinearSettings
 from cascadexml.data.corpus import Corpus
-from cascadexml.data.tokens import TokenStore
+from cascadexml.data.tokens import Tokens, TokenStore
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.held_out import HELD_OUT, Seen, see
 from cascadexml.evaluation.report import EvaluationReport
 from cascadexml.labels.tree import build_tree
 from cascadexml.metrics import BinReport, Report
 from cascadexml.monitoring.reference import make_reference
-from cascadexml.rankers.base import Documents, ranker_bundle
+from cascadexml.rankers.base import Documents, Ranker, ranker_bundle
 from cascadexml.rankers.blend import Blend, Sources
 from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
 from cascadexml.rankers.cascade.network import CascadeXML, ModelConfig
@@ -90,6 +92,12 @@ def pack_again(path: Path, folder: Path, corpus: Corpus, **changes: Any) -> None
     pack(path, **{**arguments, **changes})
 
 
+def seen_held_out(corpus: Corpus, ranker: Ranker, tokens: Mapping[str, Tokens] | None = None) -> dict[str, Seen]:
+    """What a ranker says of the records of dev and test."""
+    documents = {name: Documents(corpus.splits[name].texts, (tokens or {}).get(name)) for name in HELD_OUT}
+    return {name: see(ranker, each, 10) for name, each in documents.items()}
+
+
 def tiny_reference(folder: Path, corpus: Corpus) -> Path:
     """Write the reference of the model that `pack_tiny` left under `folder`; give its path."""
     tokenizer = load_tokenizer(str(folder / "encoder"))
@@ -97,11 +105,11 @@ def tiny_reference(folder: Path, corpus: Corpus) -> Path:
         name: TokenStore.build(folder / "tokens" / name, corpus.splits[name].texts, tokenizer, MAX_LENGTH)
         for name in ("dev", "test")
     }
+    ranker = load_ranker(folder / "model", "cpu")
     reference = make_reference(
         corpus,
-        load_ranker(folder / "model", "cpu"),
+        seen_held_out(corpus, ranker, tokens),
         Calibration(0.3, 0.1, 0.25),
-        tokens=tokens,
         metadata=["type"],
         model_fingerprint=ranker_bundle(folder / "model").fingerprint,
     )

@@ -1,5 +1,6 @@
 """Ranking: for each document, its best K labels with scores. What every ranker gives and every metric takes."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,8 @@ from scipy import sparse
 from cascadexml.errors import FormatError
 
 NO_LABEL = -1
+
+Int64 = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -72,3 +75,43 @@ class Ranking:
                 return cls(arrays["labels"], arrays["scores"])
         except Exception as error:
             raise FormatError(f"{path} cannot be read as a ranking ({error!r}): make it again.") from None
+
+
+def joined(rankings: Sequence[Ranking]) -> Ranking:
+    """Rankings of documents that follow each other, as one."""
+    return Ranking(
+        np.concatenate([ranking.labels for ranking in rankings]),
+        np.concatenate([ranking.scores for ranking in rankings]),
+    )
+
+
+def keys_of(labels: npt.NDArray[np.int32], L: int) -> Int64:
+    """(M,) of each label that rankings (N, K) name, in their order: its document times L plus the label."""
+    given = labels != NO_LABEL
+    documents = np.repeat(np.arange(len(labels), dtype=np.int64), given.sum(axis=1))
+    return documents * L + labels[given]
+
+
+def scores_at(ranking: Ranking, keys: Int64, L: int) -> npt.NDArray[np.float64]:
+    """(M,) scores, each 0 or more, of M labels of a ranking's documents; of one not named, the most it may have.
+
+    That is the last place's score, or 0 where its ranking is short: then it names all that it has a score for.
+
+    Args:
+        ranking: (N, K).
+        keys: as of `keys_of`.
+        L: labels.
+    """
+    own = keys_of(ranking.labels, L)
+    order = np.argsort(own)
+    given = ranking.labels != NO_LABEL
+    own, scores = own[order], ranking.scores[given][order]
+    full = given.all(axis=1) & bool(given.shape[1])
+    last = np.where(full, ranking.scores[:, -1:].max(axis=1, initial=0.0), 0.0)
+    at = np.searchsorted(own, keys)
+    named = np.zeros(keys.size, dtype=bool)
+    inside = at < own.size
+    named[inside] = own[at[inside]] == keys[inside]
+    score = last[keys // L].astype(np.float64)
+    score[named] = scores[at[named]]
+    return score

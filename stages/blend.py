@@ -8,7 +8,7 @@ from cascadexml.data.tokens import TokenStore
 from cascadexml.progress import console_progress
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.blend import Blend, Sources
-from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.ensemble import load_cascade
 from cascadexml.rankers.linear import LinearRanker
 from stages import BLEND, CORPUS, LINEAR, MODEL, TOKENS, run
 
@@ -19,7 +19,7 @@ def main(settings: Settings) -> None:
     train, dev, L = corpus.splits["train"], corpus.splits.get("dev"), corpus.vocabulary.L
     Y = train.Y[:, :L].tocsr()
     sources = Sources.of(
-        CascadeRanker.load(MODEL, settings.train.device),
+        load_cascade(MODEL, settings.train.device),
         LinearRanker.load(LINEAR),
         Documents(train.texts, TokenStore.open(TOKENS / "train")),
         Y,

@@ -1,4 +1,4 @@
-"""train: the corpus, its tokens, the label tree and, for a warm start, the base → the model that is best on dev."""
+"""train: the corpus, its tokens, the label trees and, for a warm start, the base → the networks best on dev."""
 
 import os
 from collections.abc import Mapping
@@ -8,12 +8,13 @@ from dvclive.live import Live
 
 from cascadexml.artifact.predecessor import open_predecessor
 from cascadexml.config import Settings
+from cascadexml.config.train import member_seeds
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
-from cascadexml.labels.tree import LabelTree
+from cascadexml.labels.forest import load_trees
 from cascadexml.progress import console_progress
 from cascadexml.rankers.cascade.network import FORMAT as NETWORK_FORMAT
-from cascadexml.training.fit import fit
+from cascadexml.training.ensemble import fit_ensemble
 from cascadexml.training.run import Run
 from stages import BASE, CHECKPOINTS, CORPUS, MODEL, REPORTS, TOKENS, TREE, run
 
@@ -22,17 +23,23 @@ def main(settings: Settings) -> None:
     """Train with DVCLive keeping the curves; torchrun starts as many processes as it is told to."""
     corpus = Corpus.load(CORPUS, ["train", "dev"])
     older = open_predecessor(BASE, corpus.vocabulary) if settings.train.warm_start else None
-    inputs = Run(
-        corpus=corpus,
-        tokens={name: TokenStore.open(TOKENS / name) for name in ("train", "dev")},
-        tree=LabelTree.load(TREE),
-        encoder=settings.encoder,
-        settings=settings.train,
-        seed=settings.seed,
-        propensity_a=settings.evaluate.propensity_a,
-        propensity_b=settings.evaluate.propensity_b,
-        base=older.part("network", NETWORK_FORMAT) if older else None,
-    )
+    members = settings.train.ensemble
+    bases = older.parts("network", NETWORK_FORMAT, members) if older else [None] * members
+    tokens = {name: TokenStore.open(TOKENS / name) for name in ("train", "dev")}
+    runs = [
+        Run(
+            corpus=corpus,
+            tokens=tokens,
+            tree=tree,
+            encoder=settings.encoder,
+            settings=settings.train,
+            seed=seed,
+            propensity_a=settings.evaluate.propensity_a,
+            propensity_b=settings.evaluate.propensity_b,
+            base=base,
+        )
+        for tree, seed, base in zip(load_trees(TREE, members), member_seeds(settings.seed, members), bases, strict=True)
+    ]
     leads = os.environ.get("RANK", "0") == "0"
     with Live(str(REPORTS / "training"), dvcyaml=None, save_dvc_exp=False) if leads else nullcontext() as live:
 
@@ -43,7 +50,7 @@ def main(settings: Settings) -> None:
             for name, value in figures.items():
                 live.log_metric(name, value)
 
-        fit(inputs, out=MODEL, checkpoints=CHECKPOINTS, progress=console_progress(), record=record)
+        fit_ensemble(runs, out=MODEL, checkpoints=CHECKPOINTS, progress=console_progress(), record=record)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cascadexml.artifact.formats import ARTIFACT, CASCADES, REFERENCE
+from cascadexml.artifact.formats import ARTIFACT, REFERENCE, networks
 from cascadexml.bundle import MANIFEST, Bundle, Format, sha256_of
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import FormatError
@@ -99,7 +99,7 @@ class Artifact:
 
     @property
     def network(self) -> Bundle:
-        """The cascade's network, for `CascadeXML.load`.
+        """The cascade's network, for `CascadeXML.load`; of an ensemble the first member's.
 
         Raises:
             FormatError: this artifact holds no cascade.
@@ -110,7 +110,7 @@ class Artifact:
 
     @property
     def tree(self) -> Bundle:
-        """The cascade's label tree, for `LabelTree.load`.
+        """The cascade's label tree, for `LabelTree.load`; of an ensemble the first member's.
 
         Raises:
             FormatError: this artifact holds no cascade.
@@ -120,12 +120,12 @@ class Artifact:
         return self._cascade_part("network/tree", TREE_FORMAT)
 
     def _cascade_part(self, name: str, format_: Format) -> Bundle:
-        place = next((place for place in CASCADES if f"{place}/{MANIFEST}" in self.bundle.files), None)
-        if place is None:
+        places = networks(self.bundle.files)
+        if not places:
             raise FormatError(
                 f"{self.path} holds the rankers {', '.join(self.meta['rankers'])} and no cascade: take another one."
             )
-        return self.bundle.part(f"{place}/{name}", format_)
+        return self.bundle.part(f"{places[0]}/{name}", format_)
 
     def vocabulary(self) -> Vocabulary:
         """The labels, whose rows the ranker's labels are."""

@@ -110,6 +110,7 @@ def render(meta: Mapping[str, Any], metrics: EvaluationReport) -> str:
         "Ranker": meta["ranker"],
         "Encoder": encoder
         and f"{name}: {encoder['model_type']}, {encoder['num_hidden_layers']} layers of {encoder['hidden_size']}",
+        "Networks": meta["networks"] > 1 and f"{meta['networks']}, an ensemble",
         "Parameters": meta["parameters"] and f"{meta['parameters']:,}",
         "Documents": ", ".join(f"{split} {N:,}" for split, N in meta["documents"].items()) or "unknown",
         "Data fingerprint": f"`{meta['data_fingerprint']}`",

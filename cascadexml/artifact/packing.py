@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
-from cascadexml.artifact.formats import ARTIFACT, REFERENCE
+from cascadexml.artifact.formats import ARTIFACT, REFERENCE, networks
 from cascadexml.artifact.model_card import render
 from cascadexml.artifact.origin import Origin
 from cascadexml.bundle import Bundle
@@ -88,15 +88,16 @@ def pack(
 
 
 def _facts(ranker: Bundle) -> dict[str, Any]:
-    """Of a cascade its size, its encoder's shape and how long a text may be; other rankers have none of these."""
-    cascade = ranker.part("cascade", FORMATS["cascade"]) if ranker.kind == FORMATS["blend"].kind else ranker
-    if cascade.kind != FORMATS["cascade"].kind:
-        return {"max_length": None, "parameters": None, "encoder": None}
-    network = cascade.path / "network"
-    encoder = json.loads((network / "encoder.json").read_text(encoding="utf-8"))
+    """Of networks their number and size, their encoder's shape and how long a text may be; others have none."""
+    places = networks(ranker.files, ("", "cascade"))
+    if not places:
+        return {"max_length": None, "networks": 0, "parameters": None, "encoder": None}
+    first = ranker.part(places[0], FORMATS["cascade"]) if places[0] else ranker
+    encoder = json.loads((first.path / "network" / "encoder.json").read_text(encoding="utf-8"))
     return {
-        "max_length": cascade.meta["max_length"],
-        "parameters": _count_parameters(network / "model.safetensors"),
+        "max_length": first.meta["max_length"],
+        "networks": len(places),
+        "parameters": sum(_count_parameters(ranker.path / place / "network" / "model.safetensors") for place in places),
         "encoder": {key: encoder.get(key) for key in ("model_type", "num_hidden_layers", "hidden_size")},
     }
 

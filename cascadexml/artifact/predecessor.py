@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cascadexml.artifact.formats import ARTIFACT, CASCADES
+from cascadexml.artifact.formats import ARTIFACT, networks
 from cascadexml.bundle import Bundle, Format
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError, FormatError
@@ -16,16 +16,27 @@ class Predecessor:
     bundle: Bundle
     vocabulary: Vocabulary
 
-    def part(self, name: str, format_: Format) -> Bundle:
-        """A bundle of its cascade, verified with the rest: "network", or "network/tree".
+    def parts(self, name: str, format_: Format, members: int) -> list[Bundle]:
+        """A bundle of each of its networks, verified with the rest.
+
+        Args:
+            name: "network", or "network/tree".
+            format_: of that.
+            members: how many networks the run that follows trains.
 
         Raises:
-            FormatError: it holds no cascade, or one of another version.
+            FormatError: it holds no network, or one of another version.
+            ConfigError: it holds more or fewer.
         """
-        place = next((place for place in CASCADES if (self.bundle.path / place).is_dir()), None)
-        if place is None:
+        places = networks(self.bundle.files)
+        if not places:
             raise FormatError(f"{self.bundle.path} holds no cascade: a warm start needs an artifact with one.")
-        return self.bundle.part(f"{place}/{name}", format_)
+        if len(places) != members:
+            raise ConfigError(
+                f"train.ensemble is {members}, and {self.bundle.path} holds {len(places)} networks to start from: set "
+                f"train.ensemble to {len(places)}, or train.warm_start to false."
+            )
+        return [self.bundle.part(f"{place}/{name}", format_) for place in places]
 
 
 def open_predecessor(path: Path, vocabulary: Vocabulary | None = None) -> Predecessor:

@@ -17,6 +17,13 @@ class TrainSettings:
     value for all; null means the rule for the encoder's depth and the tree.
     """
 
+    ensemble: int = knob(
+        1,
+        low=1,
+        high=100,
+        meaning="networks that are trained one after the other and answer together; number i, from 0, takes `seed` + i, and "
+        "so another tree",
+    )
     warm_start: bool = knob(
         False, meaning="start from the tree and the weights of `data/base/artifact`; `head_init` is then not used"
     )
@@ -93,3 +100,8 @@ class TrainSettings:
             # One number holds for all resolutions, however many there are; a list of layers is that of one resolution.
             if (values := getattr(self, name)) is not None and (len(values) > 1 or name == "taps")
         }
+
+
+def member_seeds(seed: int, ensemble: int) -> list[int]:
+    """The seed of each member of an ensemble, the run's own first."""
+    return [seed + i for i in range(ensemble)]

@@ -9,6 +9,7 @@ import numpy as np
 from cascadexml.artifact import Origin, pack
 from cascadexml.config import Settings
 from cascadexml.config.recorded import recorded
+from cascadexml.config.train import member_seeds
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.evaluation.calibration import calibration_report
@@ -20,9 +21,9 @@ from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import Documents, Ranker
 from cascadexml.rankers.blend import Blend, Sources
 from cascadexml.rankers.cascade.encoder import load_tokenizer
-from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.ensemble import load_cascade
 from cascadexml.rankers.linear import LinearRanker
-from cascadexml.training.fit import fit
+from cascadexml.training.ensemble import fit_ensemble
 from cascadexml.training.run import Run
 
 
@@ -33,7 +34,7 @@ def train_artifact(
 
     What the pipeline does more is left out: the baselines, the reference that later batches are compared with, and a
     warm start. Killed at any moment, the next call with the same corpus, settings and checkpoints goes on from the last
-    checkpoint and ends with the same weights (see `fit`).
+    checkpoint and ends with the same weights (see `fit_ensemble`).
 
     Args:
         corpus: train, and dev and test where there are any: without dev the last weights are kept and scores are not
@@ -53,29 +54,17 @@ def train_artifact(
         TrainingError: as of `fit`.
         PredictionError: out of memory on dev or test, or the device is not there.
     """
-    train, L = corpus.splits["train"], corpus.vocabulary.L
     with tempfile.TemporaryDirectory(prefix="cascadexml-") as scratch:
-        model = Path(scratch) / "model"
         tokens = _tokenize(Path(scratch) / "tokens", corpus, settings, progress)
-        tree, _ = cluster_labels(train.texts, train.Y[:, :L], settings.cluster, settings.seed, progress=progress)
-        run = Run(
-            corpus=corpus,
-            tokens=tokens,
-            tree=tree,
-            encoder=settings.encoder,
-            settings=settings.train,
-            seed=settings.seed,
-            propensity_a=settings.evaluate.propensity_a,
-            propensity_b=settings.evaluate.propensity_b,
-        )
-        fit(run, out=model, checkpoints=checkpoints, progress=progress)
+        runs = _runs(corpus, tokens, settings, progress)
+        fit_ensemble(runs, out=Path(scratch) / "model", checkpoints=checkpoints, progress=progress)
         blend = _blend(Path(scratch), corpus, tokens, settings, progress)
         evaluated, report = _evaluate(blend, corpus, tokens, settings, progress)
         pack(
             out,
             ranker=Path(scratch) / "blend",
             vocabulary=corpus.vocabulary,
-            label_counts=np.bincount(train.Y.indices, minlength=len(corpus.vocabulary)),
+            label_counts=np.bincount(corpus.splits["train"].Y.indices, minlength=len(corpus.vocabulary)),
             calibration=evaluated.calibration,
             metrics=report,
             origin=Origin(
@@ -100,14 +89,34 @@ def _tokenize(folder: Path, corpus: Corpus, settings: Settings, progress: Progre
     }
 
 
+def _runs(corpus: Corpus, tokens: Mapping[str, TokenStore], settings: Settings, progress: Progress) -> list[Run]:
+    """The trainings that the settings ask for, each over a label tree of its own."""
+    train, L = corpus.splits["train"], corpus.vocabulary.L
+    seeds = member_seeds(settings.seed, settings.train.ensemble)
+    trees, _ = cluster_labels(train.texts, train.Y[:, :L], settings.cluster, seeds, progress=progress)
+    return [
+        Run(
+            corpus=corpus,
+            tokens=tokens,
+            tree=tree,
+            encoder=settings.encoder,
+            settings=settings.train,
+            seed=seed,
+            propensity_a=settings.evaluate.propensity_a,
+            propensity_b=settings.evaluate.propensity_b,
+        )
+        for tree, seed in zip(trees, seeds, strict=True)
+    ]
+
+
 def _blend(
     folder: Path, corpus: Corpus, tokens: Mapping[str, TokenStore], settings: Settings, progress: Progress
 ) -> Blend:
-    """The blend of the network in the folder `model`, written beside it."""
+    """The blend of the network, or the ensemble, in the folder `model`, written beside it."""
     train, L = corpus.splits["train"], corpus.vocabulary.L
     documents, Y = Documents(train.texts, tokens["train"]), train.Y[:, :L].tocsr()
     linear = LinearRanker.fit(documents, Y, settings.linear, settings.seed, progress)
-    cascade = CascadeRanker.load(folder / "model", settings.train.device)
+    cascade = load_cascade(folder / "model", settings.train.device)
     sources = Sources.of(cascade, linear, documents, Y, settings.blend, progress)
     dev = corpus.splits.get("dev")
     blend = Blend.fit(

@@ -175,13 +175,7 @@ def training_curves(folder: Path, out: Path) -> bool:
     Returns:
         Whether there was anything to draw.
     """
-    root = folder / "plots" / "metrics"
-    series = {file.relative_to(root).with_suffix("").as_posix(): file for file in sorted(root.rglob("*.tsv"))}
-    panels = {
-        title: {name.rpartition("/")[2]: _read_series(series[name]) for name in series if re.match(pattern, name)}
-        for title, pattern in _PANELS.items()
-    }
-    panels = {title: lines for title, lines in panels.items() if lines}
+    panels = _panels(folder / "plots" / "metrics")
     if not panels:
         return False
     columns = min(3, len(panels))
@@ -204,6 +198,22 @@ def training_curves(folder: Path, out: Path) -> bool:
         axes.set_axis_off()
     _save(figure, out)
     return True
+
+
+def _panels(root: Path) -> dict[str, dict[str, tuple[list[float], list[float]]]]:
+    """Title → name → steps and values of the series below `root`; panels for each network where there are several."""
+    series = {file.relative_to(root).with_suffix("").as_posix(): file for file in sorted(root.rglob("*.tsv"))}
+    members = {match[0] for name in series if (match := re.match(r"member_\d+/", name))} or {""}
+    panels = {
+        f"{title}, {member[:-1].replace('_', ' ')}" if member else title: {
+            name.rpartition("/")[2]: _read_series(file)
+            for name, file in series.items()
+            if re.match(member + pattern, name)
+        }
+        for member in sorted(members, key=lambda name: (len(name), name))
+        for title, pattern in _PANELS.items()
+    }
+    return {title: lines for title, lines in panels.items() if lines}
 
 
 def _read_series(file: Path) -> tuple[list[float], list[float]]:

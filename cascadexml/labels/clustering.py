@@ -1,4 +1,4 @@
-"""From documents and their labels to the label tree: features, then clusters."""
+"""From documents and their labels to label trees: features, then clusters."""
 
 from collections.abc import Sequence
 
@@ -14,29 +14,29 @@ def cluster_labels(
     texts: Sequence[str],
     Y: sparse.csr_matrix,
     settings: ClusterSettings,
-    seed: int,
-    base: LabelTree | None = None,
+    seeds: Sequence[int],
+    bases: Sequence[LabelTree] = (),
     progress: Progress = silent,
-) -> tuple[LabelTree, sparse.csr_matrix]:
-    """Describe the labels by their documents, and cluster them.
+) -> tuple[list[LabelTree], sparse.csr_matrix]:
+    """Describe the labels by their documents, and cluster them once a seed.
 
     Args:
         texts: N training documents.
         Y: (N, L) label matrix of ones.
         settings: features, and the levels of the tree; null levels are derived from L.
-        seed: of the clustering.
-        base: an older tree, over the first labels: new ones are taken into it. None builds one.
+        seeds: of the clusterings.
+        bases: older trees, over the first labels, one a seed: new labels are taken into them. None are built then.
         progress: called as chunks of labels are done.
 
     Returns:
-        The tree over L labels, and the (L, V) label features that it was made from.
+        A tree over L labels for each seed, and the (L, V) label features that they were made from.
 
     Raises:
         DataError: no word occurs in enough texts.
         ConfigError: scikit-learn is not installed, or the levels do not fit the labels or the base.
     """
     Z = label_features(texts, Y, settings, progress)
-    if base is not None:
-        return extend_tree(base, Z, settings.levels, progress), Z
+    if bases:
+        return [extend_tree(base, Z, settings.levels, progress) for base in bases], Z
     levels = settings.levels if settings.levels is not None else derive_levels(Y.shape[1], settings.leaf_size)
-    return build_tree(Z, levels, seed, progress), Z
+    return [build_tree(Z, levels, seed, progress) for seed in seeds], Z

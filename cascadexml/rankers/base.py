@@ -27,7 +27,14 @@ PREFIX = "cascadexml.ranker."
 BATCH_SIZE = 64
 FORMATS = {
     kind: Format(PREFIX + kind, version)
-    for kind, version in (("blend", 1), ("cascade", 1), ("linear", 1), ("neighbours", 2), ("popularity", 1))
+    for kind, version in (
+        ("blend", 1),
+        ("cascade", 1),
+        ("ensemble", 1),
+        ("linear", 1),
+        ("neighbours", 2),
+        ("popularity", 1),
+    )
 }
 """Kind → what its bundles on disk are."""
 

@@ -25,13 +25,13 @@ from cascadexml.errors import FormatError
 from cascadexml.metrics import document_metrics
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents, Ranker
-from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.ensemble import Cascade, Ensemble, cascade_part, load_cascade
 from cascadexml.rankers.linear import LinearRanker
 from cascadexml.rankers.mixture import Candidates, Evidence, Mixture, cross_fitted, fit_mixture, logit, root
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.vectors import FORMAT as VECTORS
 from cascadexml.rankers.vectors import VectorIndex
-from cascadexml.ranking import Ranking
+from cascadexml.ranking import Ranking, joined
 
 FORMAT = FORMATS["blend"]
 DEPTH = 100
@@ -50,13 +50,13 @@ class Sources:
     """What ranks beside the network; None is left out.
 
     Attributes:
-        cascade: the network with its tokenizer.
+        cascade: the network with its tokenizer, or an ensemble of networks.
         linear: linear classifiers over words.
         neighbours: the training documents, found by their words.
         vectors: the training documents, found by the network's vectors.
     """
 
-    cascade: CascadeRanker
+    cascade: Cascade
     linear: LinearRanker | None = None
     neighbours: NearestNeighbours | None = None
     vectors: VectorIndex | None = None
@@ -64,7 +64,7 @@ class Sources:
     @classmethod
     def of(
         cls,
-        cascade: CascadeRanker,
+        cascade: Cascade,
         linear: LinearRanker,
         documents: Documents,
         Y: sparse.csr_matrix,
@@ -74,7 +74,7 @@ class Sources:
         """The sources that the settings name, the training documents indexed where they are asked for.
 
         Args:
-            cascade: the trained network.
+            cascade: the trained network, or an ensemble.
             linear: the linear classifiers, which are left out where the settings do not name them.
             documents: N training documents.
             Y: (N, L) their labels.
@@ -91,10 +91,11 @@ class Sources:
         if "neighbours" in chosen:
             neighbours = NearestNeighbours.fit(documents, Y, settings.neighbours)
         if "vectors" in chosen:
-            device = next(cascade.network.parameters()).device
+            reader = cascade.first if isinstance(cascade, Ensemble) else cascade
+            device = next(reader.network.parameters()).device
             # Neighbours do not mind the third digit, and this pass is the longest part of a blend.
             with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device)):
-                _, seen = cascade.rank_with_vectors(documents, 1, progress=progress)
+                _, seen = reader.rank_with_vectors(documents, 1, progress=progress)
             vectors = VectorIndex.of(seen, Y, settings.neighbours)
         return cls(cascade, linear if "linear" in chosen else None, neighbours, vectors)
 
@@ -259,7 +260,7 @@ class Blend:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise FormatError(f"{found.path} cannot be read as a blend of rankers ({error}): make it again.") from None
         sources = Sources(
-            CascadeRanker.load(found.part("cascade", FORMATS["cascade"]), device, batch_size),
+            load_cascade(cascade_part(found, "cascade"), device, batch_size),
             LinearRanker.load(found.part("linear", FORMATS["linear"])) if "linear" in names else None,
             NearestNeighbours.load(found.part("neighbours", FORMATS["neighbours"])) if "neighbours" in names else None,
             VectorIndex.load(found.part("vectors", VECTORS)) if "vectors" in names else None,
@@ -281,14 +282,6 @@ def _alone(source: str, names: Sequence[str]) -> Mixture:
 
 def _mean(ranking: Ranking, Y: sparse.csr_matrix) -> float:
     return float(document_metrics(ranking, Y, [_SELECT_AT])[_SELECT].mean())
-
-
-def joined(rankings: Sequence[Ranking]) -> Ranking:
-    """Rankings of documents that follow each other, as one."""
-    return Ranking(
-        np.concatenate([ranking.labels for ranking in rankings]),
-        np.concatenate([ranking.scores for ranking in rankings]),
-    )
 
 
 def _shifted(progress: Progress, start: int, N: int) -> Progress:

@@ -11,6 +11,7 @@ from cascadexml.rankers.base import BATCH_SIZE, PREFIX, Ranker, ranker_bundle
 KINDS = {
     "blend": ("cascadexml.rankers.blend", "Blend"),
     "cascade": ("cascadexml.rankers.cascade.ranker", "CascadeRanker"),
+    "ensemble": ("cascadexml.rankers.ensemble", "Ensemble"),
     "linear": ("cascadexml.rankers.linear", "LinearRanker"),
     "neighbours": ("cascadexml.rankers.neighbours", "NearestNeighbours"),
     "popularity": ("cascadexml.rankers.popularity", "Popularity"),

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import optimize, sparse, special
 
-from cascadexml.ranking import NO_LABEL, Ranking
+from cascadexml.ranking import Int64, Ranking, keys_of, scores_at
 
 BROUGHT = 40
 """Labels of each source but the first that become candidates; of the first all do."""
@@ -30,7 +30,6 @@ RIDGE = 1e-5
 
 Float64 = npt.NDArray[np.float64]
 Evidence = Callable[[Float64], Float64]
-Int64 = npt.NDArray[np.int64]
 
 
 def logit(probabilities: Float64) -> Float64:
@@ -69,8 +68,8 @@ class Candidates:
             L: labels.
         """
         brought = [ranking.labels[:, : None if s == 0 else BROUGHT] for s, ranking in enumerate(rankings)]
-        keys = np.unique(np.concatenate([_keys(labels, L)[0] for labels in brought]))
-        said = [of(_scores(ranking, keys, L)) for ranking, of in zip(rankings, evidence, strict=True)]
+        keys = np.unique(np.concatenate([keys_of(labels, L) for labels in brought]))
+        said = [of(scores_at(ranking, keys, L)) for ranking, of in zip(rankings, evidence, strict=True)]
         return cls(keys // L, keys % L, np.column_stack(said), len(rankings[0].labels))
 
     def ranked(self, probabilities: Float64, K: int, L: int) -> Ranking:
@@ -172,27 +171,3 @@ def _design(found: Candidates, uses: Int64) -> Float64:
     f = (np.log1p(uses[found.labels]) / (most or 1.0))[:, None]
     E, rare = found.evidence, 1 - f
     return np.hstack([rare * E, f * E, rare, f])
-
-
-def _keys(labels: npt.NDArray[np.int32], L: int) -> tuple[Int64, npt.NDArray[np.bool_]]:
-    """(M,) of each label that is given its document times L plus the label; and which places (N, K) are given."""
-    given = labels != NO_LABEL
-    documents = np.repeat(np.arange(len(labels), dtype=np.int64), given.sum(axis=1))
-    return documents * L + labels[given], given
-
-
-def _scores(ranking: Ranking, keys: Int64, L: int) -> Float64:
-    """(M,) a source's scores of the candidates `keys`; of those that it does not name, what they are at most."""
-    own, given = _keys(ranking.labels, L)
-    order = np.argsort(own)
-    own, scores = own[order], ranking.scores[given][order]
-    # A short ranking names all that its source has any score for.
-    full = given.all(axis=1) & bool(given.shape[1])
-    last = np.where(full, ranking.scores[:, -1:].max(axis=1, initial=0.0), 0.0)
-    at = np.searchsorted(own, keys)
-    named = np.zeros(keys.size, dtype=bool)
-    inside = at < own.size
-    named[inside] = own[at[inside]] == keys[inside]
-    score = last[keys // L].astype(np.float64)
-    score[named] = scores[at[named]]
-    return score

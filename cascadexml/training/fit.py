@@ -1,6 +1,7 @@
 """fit(): from a run's inputs to the ranker that is best on dev, over any number of processes, kills and resumptions."""
 
 import dataclasses
+import json
 import logging
 import math
 import os
@@ -15,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from cascadexml.bundle import beside
 from cascadexml.data.tokens import length_bucketed
 from cascadexml.device import is_out_of_memory, pick_device
 from cascadexml.errors import TrainingError
@@ -50,6 +52,7 @@ def fit(
     checkpoints: Path,
     progress: Progress = silent,
     record: Record = lambda step, figures: None,
+    curves: Path | None = None,
 ) -> FitResult:
     """Fit the cascade and write the ranker that is best on dev to `out`.
 
@@ -63,6 +66,7 @@ def fit(
         checkpoints: folder under which this run keeps its state, in a folder named by its fingerprint.
         progress: told of every step.
         record: given losses, rates, throughput and dev metrics; after a resume all of them from the start again.
+        curves: file for all that `record` was given, as JSON, complete before `out` is there; None writes none.
 
     Raises:
         TrainingError: out of memory, a loss that is not finite, or a checkpoint of another run.
@@ -70,14 +74,24 @@ def fit(
         EncoderError: the encoder cannot be found or used.
         FormatError: the base or a checkpoint is truncated, tampered with, of another kind or version.
     """
+    device = device_of(run)
+    with joined(device) as group:
+        trainer = Trainer(run, device, group, checkpoints, progress if group.leads else silent, record)
+        return trainer.train(out, curves)
+
+
+def device_of(run: Run) -> torch.device:
+    """Where this process trains; on CUDA the GPU that torchrun gave it, which is made ready.
+
+    Raises:
+        PredictionError: the device of the settings is not there.
+    """
     device = pick_device(run.settings.device)
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(device)
         torch.set_float32_matmul_precision("high")
-    with joined(device) as group:
-        trainer = Trainer(run, device, group, checkpoints, progress if group.leads else silent, record)
-        return trainer.train(out)
+    return device
 
 
 class Trainer:
@@ -97,14 +111,17 @@ class Trainer:
         self.curves = Curves(run.settings, self.schedule, group, progress, record)
         self.selection = Selection(run, self.stepper, self.curves, self.folder / "best")
 
-    def train(self, out: Path) -> FitResult:
-        """Train to the end and write the selected ranker to `out`."""
+    def train(self, out: Path, curves: Path | None = None) -> FitResult:
+        """Train to the end, write what was recorded to `curves` and the selected ranker to `out`."""
         with _out_of_memory_said(self.stepper.device, self.run.settings.micro_batch_size):
             position = self._start()
             if self.run.settings.compile:
                 self.network.encoder.compile(dynamic=True)
             position = self._go_on(position)
         if self.group.leads:
+            if curves is not None:
+                with beside(curves) as new:
+                    new.write_text(json.dumps(self.curves.kept), encoding="utf-8")
             best = self.selection.best
             network = CascadeXML.load(best, str(self.stepper.device)) if best.exists() else self.network
             CascadeRanker(network, self.tokenizer, self.run.tokens["train"].max_length).save(out)

@@ -64,8 +64,8 @@ class Run:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the content of all of this; how often the run is checkpointed does not count."""
-        kept = dataclasses.asdict(dataclasses.replace(self.settings, checkpoint_minutes=0.0))
+        """SHA-256 of the content of all of this; how often it is checkpointed and who else is trained do not count."""
+        kept = dataclasses.asdict(dataclasses.replace(self.settings, checkpoint_minutes=0.0, ensemble=1))
         tree = (self.tree.leaf_order, *self.tree.offsets)
         parts = {
             "corpus": self.corpus.fingerprint,

@@ -61,15 +61,16 @@ class CascadeRanker:
         Raises:
             PredictionError: out of memory, or a text with content gets no label.
         """
-        return rank_tokens(self.network, self._tokens(documents), K, self.batch_size, progress)
+        return rank_tokens(self.network, self.tokens_of(documents), K, self.batch_size, progress)
 
     def rank_with_vectors(
         self, documents: Documents, K: int, *, progress: Progress = silent
     ) -> tuple[Ranking, npt.NDArray[np.float32]]:
         """What `rank` gives, and the (N, d) vectors that the label classifiers read, in one pass."""
-        return rank_tokens_with_vectors(self.network, self._tokens(documents), K, self.batch_size, progress)
+        return rank_tokens_with_vectors(self.network, self.tokens_of(documents), K, self.batch_size, progress)
 
-    def _tokens(self, documents: Documents) -> Tokens:
+    def tokens_of(self, documents: Documents) -> Tokens:
+        """The documents' tokens, made now where they are not at hand."""
         if documents.tokens is not None:
             return documents.tokens
         return tokenize(documents.texts, self.tokenizer, self.max_length)

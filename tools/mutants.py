@@ -648,6 +648,65 @@ MUTANTS = (
         ),
     ),
     *_in(
+        "cascadexml/training/ensemble.py",
+        "tests/training/test_ensemble.py",
+        (
+            'group.lead_says((folder / "model").exists(), device)',
+            "group.lead_says(False, device)",
+            "test_a_member_that_is_done_is_not_trained_again",
+        ),
+    ),
+    *_in(
+        "cascadexml/training/fit.py",
+        "tests/training/test_ensemble.py",
+        (
+            "json.dumps(self.curves.kept)",
+            "json.dumps([])",
+            "test_killed_in_any_member_it_goes_on_there_to_the_same_bytes",
+        ),
+    ),
+    *_in(
+        "cascadexml/config/train.py",
+        "tests/stages/test_train.py",
+        (
+            "return [seed + i for i in range(ensemble)]",
+            "return [seed for _ in range(ensemble)]",
+            "test_two_networks_are_clustered_trained_and_blended",
+        ),
+    ),
+    *_in(
+        "cascadexml/rankers/ensemble.py",
+        "tests/rankers/test_ensemble.py",
+        (
+            "np.mean([scores_at(ranking, keys, L) for ranking in some], axis=0)",
+            "np.max([scores_at(ranking, keys, L) for ranking in some], axis=0)",
+            "test_a_label_s_score_is_the_mean_of_what_the_members_say",
+        ),
+        (
+            'bundles = [FORMATS["cascade"].read(member) for member in members]',
+            'bundles = [FORMATS["cascade"].read(member, digests=False) for member in members]',
+            "test_members_joined_unloaded_are_the_bytes_that_saving_gives",
+        ),
+    ),
+    *_in(
+        "cascadexml/artifact/predecessor.py",
+        "tests/artifact/test_artifact.py",
+        (
+            "if len(places) != members:",
+            "if False:",
+            "test_a_blend_of_an_ensemble_answers_and_each_of_its_networks_is_found",
+        ),
+    ),
+    *_in(
+        "cascadexml/ranking.py",
+        "tests/rankers/test_ensemble.py",
+        (
+            "last = np.where(full, ranking.scores[:, -1:].max(axis=1, initial=0.0), 0.0)",
+            "last = np.zeros(len(full))",
+            "test_a_label_s_score_is_the_mean_of_what_the_members_say",
+        ),
+    ),
+    *_in(
         "cascadexml/rankers/linear.py",
         "tests/rankers/test_linear.py",
         (

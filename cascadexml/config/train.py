@@ -21,8 +21,8 @@ class TrainSettings:
         1,
         low=1,
         high=100,
-        meaning="networks that are trained one after the other and answer together; number i, from 0, takes `seed` + i, and "
-        "so another tree",
+        meaning="networks that are trained one after the other and answer together; number i, from 0, takes "
+        "`seed` + i, and so another tree",
     )
     warm_start: bool = knob(
         False, meaning="start from the tree and the weights of `data/base/artifact`; `head_init` is then not used"

@@ -10,7 +10,7 @@ from cascadexml.progress import Progress, silent
 from cascadexml.rankers.ensemble import join, member_name
 from cascadexml.training.curves import Record
 from cascadexml.training.distributed import joined
-from cascadexml.training.fit import device_of, fit
+from cascadexml.training.fit import device_of, fit, state_of
 from cascadexml.training.run import Run
 
 log = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def fit_ensemble(
     if len(runs) == 1:
         fit(runs[0], out=out, checkpoints=checkpoints, progress=progress, record=record)
         return
-    folders = [checkpoints / f"{run.fingerprint[:16]}.trained" for run in runs]
+    folders = [state_of(run, checkpoints).with_suffix(".trained") for run in runs]
     device = device_of(runs[0])
     with joined(device) as group:
         for i, (run, folder) in enumerate(zip(runs, folders, strict=True)):
@@ -58,8 +58,10 @@ def fit_ensemble(
             fit(run, out=folder / "model", checkpoints=checkpoints, progress=progress, record=told, curves=curves)
         if group.leads:
             join([folder / "model" for folder in folders], out)
-            for folder in folders:
+            for run, folder in zip(runs, folders, strict=True):
                 shutil.rmtree(folder)
+                # What a kill between a member's last write and its clearing up left.
+                shutil.rmtree(state_of(run, checkpoints), ignore_errors=True)
 
 
 def _prefixed(record: Record, prefix: str) -> Record:

@@ -94,6 +94,11 @@ def device_of(run: Run) -> torch.device:
     return device
 
 
+def state_of(run: Run, checkpoints: Path) -> Path:
+    """The folder below `checkpoints` in which a run keeps its state until it has written its ranker."""
+    return checkpoints / run.fingerprint[:16]
+
+
 class Trainer:
     """A run under way; `fit` is its public face."""
 
@@ -101,7 +106,7 @@ class Trainer:
         self, run: Run, device: torch.device, group: Group, checkpoints: Path, progress: Progress, record: Record
     ) -> None:
         self.run, self.group, self.progress = run, group, progress
-        self.folder = checkpoints / run.fingerprint[:16]
+        self.folder = state_of(run, checkpoints)
         self.batches_per_epoch = math.ceil(len(run.tokens["train"]) / run.settings.batch_size)
         self.schedule = Schedule.of(run.settings, self.batches_per_epoch)
         self.tokenizer = tokenizer_of(run)

@@ -16,15 +16,24 @@ from cascadexml.artifact import Origin, open_artifact
 from cascadexml.artifact.predecessor import open_predecessor
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.vocabulary import Vocabulary
-from cascadexml.errors import DataError, FormatError
+from cascadexml.errors import ConfigError, DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.evaluation.report import EvaluationReport
 from cascadexml.labels.tree import FORMAT as FORMAT_OF_TREES
+from cascadexml.labels.tree import LabelTree
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.network import FORMAT as NETWORK_FORMAT
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.popularity import Popularity
-from tests.support.tiny_artifacts import MAX_LENGTH, SETTINGS, pack_again, pack_tiny, tiny_blend, tiny_metrics
+from tests.support.tiny_artifacts import (
+    MAX_LENGTH,
+    SETTINGS,
+    pack_again,
+    pack_tiny,
+    tiny_blend,
+    tiny_ensemble,
+    tiny_metrics,
+)
 
 
 @pytest.fixture(scope="module")
@@ -227,13 +236,54 @@ def test_a_blend_answers_and_its_cascade_is_found(packed: Path, small_corpus: Co
     assert found.network.fingerprint == plain.network.fingerprint
     assert found.tree.fingerprint == plain.tree.fingerprint
     older = open_predecessor(tmp_path / "artifact", small_corpus.vocabulary)
-    assert older.part("network", NETWORK_FORMAT).fingerprint == plain.network.fingerprint
+    assert older.parts("network", NETWORK_FORMAT, 1)[0].fingerprint == plain.network.fingerprint
     texts = small_corpus.splits["test"].texts[:5]
     expected = blend.rank(Documents(texts), 3).labels
     predicted = Predictor.from_artifact(found, "cpu").predict(texts, top_k=3)
     assert [[small_corpus.vocabulary.ids[row] for row in rows] for rows in expected] == [
         [label.id for label in labels] for labels in predicted
     ]
+
+
+def test_a_blend_of_an_ensemble_answers_and_each_of_its_networks_is_found(
+    packed: Path, small_corpus: Corpus, tmp_path: Path
+) -> None:
+    ensemble = tiny_ensemble(small_corpus, packed.parent / "encoder", members=3)
+    blend = tiny_blend(small_corpus, ensemble)
+    blend.save(tmp_path / "blend")
+    pack_again(tmp_path / "artifact", packed.parent, small_corpus, ranker=tmp_path / "blend")
+    found, plain = open_artifact(tmp_path / "artifact"), open_artifact(packed)
+    assert (found.meta["networks"], plain.meta["networks"]) == (3, 1)
+    assert found.meta["parameters"] == sum(t.numel() for m in ensemble.members for t in m.network.state_dict().values())
+    for fact in ("encoder", "max_length"):
+        assert found.meta[fact] == plain.meta[fact]
+    assert "| Networks | 3, an ensemble |" in (tmp_path / "artifact" / "model_card.md").read_text(encoding="utf-8")
+    assert "Networks" not in (packed / "model_card.md").read_text(encoding="utf-8")
+    older = open_predecessor(tmp_path / "artifact", small_corpus.vocabulary)
+    parts = older.parts("network/tree", FORMAT_OF_TREES, 3)
+    for part, member in zip(parts, ensemble.members, strict=True):
+        assert np.array_equal(LabelTree.load(part).leaf_order, member.network.tree.leaf_order)
+    assert found.tree.fingerprint == parts[0].fingerprint != parts[1].fingerprint
+    with pytest.raises(
+        ConfigError, match=r"train\.ensemble is 2, and .*artifact holds 3 networks to start from: set tr"
+    ):
+        older.parts("network/tree", FORMAT_OF_TREES, 2)
+    texts = small_corpus.splits["test"].texts[:5]
+    predicted = Predictor.from_artifact(found, "cpu").predict(texts, top_k=3)
+    assert [[small_corpus.vocabulary.ids[row] for row in rows] for rows in blend.rank(Documents(texts), 3).labels] == [
+        [label.id for label in labels] for labels in predicted
+    ]
+
+
+def test_an_ensemble_answers_alone(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:
+    ensemble = tiny_ensemble(small_corpus, packed.parent / "encoder")
+    ensemble.save(tmp_path / "ensemble")
+    pack_again(tmp_path / "artifact", packed.parent, small_corpus, ranker=tmp_path / "ensemble")
+    found = open_artifact(tmp_path / "artifact")
+    assert (found.meta["ranker"], found.meta["networks"]) == ("ensemble", 2)
+    assert len(open_predecessor(found.path).parts("network", NETWORK_FORMAT, 2)) == 2
+    expected = [small_corpus.vocabulary.ids[row] for row in ensemble.rank(Documents(["water"]), 3).labels[0]]
+    assert [p.id for p in Predictor.from_artifact(found, "cpu").predict("water", top_k=3)] == expected
 
 
 def test_packing_checks_its_inputs_and_leaves_nothing(packed: Path, small_corpus: Corpus, tmp_path: Path) -> None:

@@ -17,12 +17,13 @@ from cascadexml.rankers.base import Documents, Ranker, VectorRanker
 from cascadexml.rankers.blend import Blend
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.ensemble import Ensemble
 from cascadexml.rankers.linear import LinearRanker
 from cascadexml.rankers.loading import KINDS, load_ranker, ranker_class
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
 from cascadexml.ranking import NO_LABEL, Ranking
-from tests.support.tiny_artifacts import MAX_LENGTH, tiny_blend, tiny_model
+from tests.support.tiny_artifacts import MAX_LENGTH, tiny_blend, tiny_ensemble, tiny_model
 from tests.support.tiny_encoders import make_tiny_encoder
 
 K = 20
@@ -32,6 +33,11 @@ BLANK = ["", "  ", "\n\t \u2003"]
 def cascade(corpus: Corpus, folder: Path) -> CascadeRanker:
     encoder = make_tiny_encoder("bert", folder / "encoder", layers=2)
     return CascadeRanker(tiny_model(corpus, encoder), load_tokenizer(str(encoder)), MAX_LENGTH, batch_size=7)
+
+
+def ensemble(corpus: Corpus, folder: Path) -> Ensemble:
+    encoder = make_tiny_encoder("bert", folder / "encoder", layers=2)
+    return tiny_ensemble(corpus, encoder, batch_size=7)
 
 
 def neighbours(corpus: Corpus, folder: Path) -> NearestNeighbours:
@@ -56,6 +62,7 @@ def blend(corpus: Corpus, folder: Path) -> Blend:
 MADE: dict[str, Callable[[Corpus, Path], Ranker]] = {
     "blend": blend,
     "cascade": cascade,
+    "ensemble": ensemble,
     "linear": linear,
     "neighbours": neighbours,
     "popularity": popularity,

@@ -23,6 +23,7 @@ from cascadexml.rankers.blend import Blend, Sources
 from cascadexml.rankers.cascade.encoder import load_encoder, load_tokenizer
 from cascadexml.rankers.cascade.network import CascadeXML, ModelConfig
 from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.ensemble import Cascade, Ensemble
 from cascadexml.rankers.linear import LinearRanker
 from cascadexml.rankers.loading import load_ranker
 from tests.support.params import SETTINGS
@@ -31,19 +32,26 @@ from tests.support.tiny_encoders import make_tiny_encoder
 MAX_LENGTH = 24
 
 
-def tiny_model(corpus: Corpus, encoder: Path) -> CascadeXML:
+def tiny_model(corpus: Corpus, encoder: Path, seed: int = 0) -> CascadeXML:
     """Two resolutions over a tiny encoder of two layers; weights large enough that scores differ visibly."""
     Z = corpus.splits["train"].Y[:, : corpus.vocabulary.L].T.tocsr()
     settings = ModelConfig(((1,), (2,)), (0.1, 0.1), (4,), "mean", "weighted")
     with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        model = CascadeXML(load_encoder(str(encoder)), build_tree(Z, [16], seed=0), settings)
+        torch.manual_seed(seed)
+        model = CascadeXML(load_encoder(str(encoder)), build_tree(Z, [16], seed=seed), settings)
         for parameter in (p for head in model.heads for p in head.parameters()):
             parameter.normal_()
     return model.eval()
 
 
-def tiny_blend(corpus: Corpus, cascade: CascadeRanker) -> Blend:
+def tiny_ensemble(corpus: Corpus, encoder: Path, members: int = 2, batch_size: int = 64) -> Ensemble:
+    """Tiny models that differ in tree and weights, behind one encoder's tokenizer."""
+    tokenizer = load_tokenizer(str(encoder))
+    models = [tiny_model(corpus, encoder, seed) for seed in range(members)]
+    return Ensemble([CascadeRanker(model, tokenizer, MAX_LENGTH, batch_size) for model in models])
+
+
+def tiny_blend(corpus: Corpus, cascade: Cascade) -> Blend:
     """A blend of a cascade with everything that may rank beside it, weighed on dev where there is one."""
     train, dev = corpus.splits["train"], corpus.splits.get("dev")
     documents, Y = Documents(train.texts), train.Y[:, : corpus.vocabulary.L].tocsr()

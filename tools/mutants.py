@@ -646,6 +646,16 @@ MUTANTS = (
             "if False:",
             "test_where_the_mixture_is_no_better_the_best_source_answers",
         ),
+        (
+            "at = np.searchsorted(found.labels, labels)",
+            "at = np.arange(len(labels))",
+            "tests/rankers/test_explaining.py::test_shares_are_weight_times_evidence_and_add_up_to_the_scores_log_odds",
+        ),
+        (
+            "return np.zeros(0, dtype=np.int32) if Y is None else Y.indices[Y.indptr[label] : Y.indptr[label + 1]]",
+            "return np.arange(0 if Y is None else Y.shape[0], dtype=np.int32)",
+            "tests/rankers/test_explaining.py::test_records_carry_the_label_and_are_the_nearest_that_do",
+        ),
     ),
     *_in(
         "cascadexml/training/ensemble.py",

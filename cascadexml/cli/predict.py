@@ -14,13 +14,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import tee
 from pathlib import Path
-from typing import Any, BinaryIO, TextIO, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, TextIO, cast
 
 import click
 
 from cascadexml.bundle import beside
 from cascadexml.cli.options import ARTIFACT, COUNT, VERBOSE, examples, with_model
 from cascadexml.errors import DataError
+
+if TYPE_CHECKING:
+    from cascadexml.serving.predictor import Explained, Prediction
 
 
 def _threshold(context: click.Context, option: click.Parameter, text: str | None) -> float | str | None:
@@ -40,6 +43,7 @@ def _threshold(context: click.Context, option: click.Parameter, text: str | None
         'echo "Hydrogen storage in metal hydrides" | cascadexml predict data/models/artifact',
         "cascadexml predict data/models/artifact --input records.jsonl --output labels.jsonl --top-k 10",
         "cascadexml predict data/models/artifact --threshold tuned < titles.txt",
+        "cascadexml predict data/models/artifact --explain --top-k 3 < titles.txt",
         "cascadexml predict s3://cascadexml/models/tib-subjects@champion < titles.txt",
     ),
     short_help="Read texts, one a line, and write one line of JSON for each.",
@@ -66,6 +70,11 @@ def _threshold(context: click.Context, option: click.Parameter, text: str | None
     is_flag=True,
     help='For a line that cannot be read write {"line", "error"} and go on, instead of stopping.',
 )
+@click.option(
+    "--explain",
+    is_flag=True,
+    help='Add an "explanation" to each label: shares of the sources, terms, nearest training records (of a blend).',
+)
 @with_model
 @VERBOSE
 def predict(
@@ -76,6 +85,7 @@ def predict(
     output: str,
     form: str,
     keep_going: bool,
+    explain: bool,
     batch_size: int,
     device: str,
 ) -> None:
@@ -98,9 +108,16 @@ def predict(
         # Someone may wait at the other end of a pipe or terminal: answer after each batch.
         chunk_size = None if _is_regular(file) else batch_size
         lowest = predictor.threshold if threshold == "tuned" else cast("float | None", threshold)
-        stream = predictor.stream((record.text for record in ahead), top_k, lowest, chunk_size)
+        texts = (record.text for record in ahead)
+        stream: Iterator[list[dict[str, Any]]]
+        if explain:
+            explained = predictor.explain_stream(texts, top_k, lowest, chunk_size=chunk_size)
+            stream = ([_explained(each) for each in found] for found in explained)
+        else:
+            predicted = predictor.stream(texts, top_k, lowest, chunk_size)
+            stream = ([_prediction(each) for each in found] for found in predicted)
         with _writing(output) as out:
-            for record, predictions in zip(records, stream, strict=True):
+            for record, found in zip(records, stream, strict=True):
                 if record.error is not None:
                     if not keep_going:
                         raise DataError(
@@ -109,10 +126,36 @@ def predict(
                     answer: dict[str, Any] = {"line": record.line, "error": record.error}
                 else:
                     key = {"line": record.line} if record.id is None else {"id": record.id}
-                    found = [{"id": p.id, "name": p.name, "probability": round(p.probability, 6)} for p in predictions]
                     answer = {**key, "predictions": found}
                 out.write(json.dumps(answer, ensure_ascii=False) + "\n")
                 out.flush()
+
+
+def _prediction(found: "Prediction") -> dict[str, Any]:
+    return {"id": found.id, "name": found.name, "probability": round(found.probability, 6)}
+
+
+def _explained(found: "Explained") -> dict[str, Any]:
+    why, words = found.explanation, found.explanation.words
+    terms = words and {
+        "for": [{"term": each.term, "adds": _rounded(each.adds)} for each in words.speak_for],
+        "against": [{"term": each.term, "adds": _rounded(each.adds)} for each in words.speak_against],
+        "others": _rounded(words.others),
+        "bias": _rounded(words.bias),
+    }
+    explanation = {
+        "log_odds": _rounded(why.log_odds),
+        "shares": {source: _rounded(share) for source, share in why.shares.items()},
+        "calibration": _rounded(found.calibration),
+        "terms": terms,
+        "records": [{"id": near.id, "source": near.source, "cosine": _rounded(near.cosine)} for near in why.records],
+    }
+    return {**_prediction(found.prediction), "explanation": explanation}
+
+
+def _rounded(value: float) -> float:
+    # Adding 0 makes 0 of -0.
+    return round(value, 6) + 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -26,6 +27,7 @@ from cascadexml.metrics import document_metrics
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents, Ranker
 from cascadexml.rankers.ensemble import Cascade, Ensemble, cascade_part, load_cascade
+from cascadexml.rankers.explaining import Explanation, explain_words, nearest_records
 from cascadexml.rankers.linear import LinearRanker
 from cascadexml.rankers.mixture import Candidates, Evidence, Mixture, cross_fitted, fit_mixture, logit, root
 from cascadexml.rankers.neighbours import NearestNeighbours
@@ -220,6 +222,24 @@ class Blend:
             {name: joined([rankings[name] for _, _, rankings in parts]) for name in self.sources.names},
         )
 
+    def rank_to_explain(
+        self, documents: Documents, K: int, *, progress: Progress = silent
+    ) -> tuple[Ranking, "BlendExplanations"]:
+        """What `rank` gives, and what explains it, which holds each source's ranking of the N documents."""
+        ranking, vectors, rankings = self.rank_with_sources(documents, K, progress=progress)
+        return ranking, BlendExplanations(self, documents, vectors, rankings)
+
+    @cached_property
+    def _carriers(self) -> sparse.csc_matrix | None:
+        """(N, L) the training documents of each label; None where no index holds any."""
+        index = self.sources.neighbours or self.sources.vectors
+        return None if index is None else sparse.csc_matrix(index.Y)
+
+    def carriers(self, label: int) -> npt.NDArray[np.int32]:
+        """Rows of the training documents that carry a label; none where no index holds any."""
+        Y = self._carriers
+        return np.zeros(0, dtype=np.int32) if Y is None else Y.indices[Y.indptr[label] : Y.indptr[label + 1]]
+
     def mixed(self, rankings: Mapping[str, Ranking], K: int) -> Ranking:
         """The best K labels of N documents, from each source's ranking of them."""
         found = candidates(rankings, self.L)
@@ -265,7 +285,56 @@ class Blend:
             NearestNeighbours.load(found.part("neighbours", FORMATS["neighbours"])) if "neighbours" in names else None,
             VectorIndex.load(found.part("vectors", VECTORS)) if "vectors" in names else None,
         )
+        for name, index in (("neighbours", sources.neighbours), ("vectors", sources.vectors)):
+            if index is not None and index.Y.shape != (len(ids), L):
+                raise FormatError(
+                    f"{found.path}: {name} holds documents and labels of {index.Y.shape}, ids.json and the blend have "
+                    f"{(len(ids), L)}: make it again."
+                )
         return cls(sources, mixture, uses, ids)
+
+
+@dataclass(frozen=True, eq=False)
+class BlendExplanations:
+    """Why labels of N documents have their scores, worked out for one document at a time.
+
+    Attributes:
+        blend: what ranked.
+        documents: the N documents.
+        vectors: (N, d) the network's.
+        rankings: of each source, (N, DEPTH).
+    """
+
+    blend: Blend
+    documents: Documents
+    vectors: npt.NDArray[np.float32]
+    rankings: Mapping[str, Ranking]
+
+    def of(self, document: int, labels: Sequence[int], records: int, terms: int) -> list[Explanation]:
+        """Why some labels of a document have their scores: `Explanations.of`."""
+        if not labels:
+            return []
+        blend, sources, text = self.blend, self.blend.sources, self.documents.texts[document]
+        names = [*sources.names, "frequency"]
+        shares = [dict(zip(names, row, strict=True)) for row in self._shares(document, labels).tolist()]
+        words = explain_words(sources.linear, text, labels, terms) if sources.linear else [None] * len(labels)
+        cosines = {}
+        if sources.neighbours is not None and records:
+            cosines["neighbours"] = sources.neighbours.cosines(text)
+        if sources.vectors is not None and records:
+            cosines["vectors"] = sources.vectors.cosines(self.vectors[document])
+        near = [nearest_records(cosines, blend.carriers(label), blend.ids, records) for label in labels]
+        return [Explanation(*parts) for parts in zip(shares, words, near, strict=True)]
+
+    def _shares(self, document: int, labels: Sequence[int]) -> npt.NDArray[np.float64]:
+        """(len(labels), S + 1): as of `Mixture.shares`."""
+        own = slice(document, document + 1)
+        told = {name: Ranking(ranking.labels[own], ranking.scores[own]) for name, ranking in self.rankings.items()}
+        found = candidates(told, self.blend.L)
+        if not np.isin(labels, found.labels).all():
+            raise ValueError(f"the ranking of document {document} does not name all of the labels {list(labels)}")
+        at = np.searchsorted(found.labels, labels)
+        return self.blend.mixture.shares(found, self.blend.uses)[at]
 
 
 def candidates(rankings: Mapping[str, Ranking], L: int) -> Candidates:

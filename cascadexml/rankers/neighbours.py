@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 from scipy import sparse
@@ -89,6 +90,11 @@ class NearestNeighbours:
             labels[start : start + rows], scores[start : start + rows] = best.labels, best.scores
             progress("nearest neighbours", min(start + rows, N), N, {})
         return Ranking(labels, scores)
+
+    def cosines(self, text: str) -> npt.NDArray[np.float32]:
+        """(N,) of a text and each training document; all 0 without a term that is known."""
+        cosines: npt.NDArray[np.float32] = (self.tfidf.transform([text]) @ self._index).toarray()[0]
+        return cosines
 
     def save(self, folder: Path) -> None:
         """Write a bundle to `folder`: the terms as JSON, their idf and the two matrices as safetensors."""

@@ -82,6 +82,11 @@ class VectorIndex:
         rows[blank], cosines[blank] = NO_LABEL, -np.inf
         return Ranking(rows, cosines)
 
+    def cosines(self, vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """(N,) of a vector (d,) and each document's; all 0 of a vector of zeros."""
+        cosines: npt.NDArray[np.float32] = self._units @ _units(vector[None])[0]
+        return cosines
+
     def save(self, folder: Path) -> None:
         """Write a bundle to `folder`."""
         N, L = self.Y.shape

@@ -9,10 +9,11 @@ from typing import overload
 
 from cascadexml.artifact.artifact import Artifact
 from cascadexml.data.vocabulary import Vocabulary
-from cascadexml.errors import FormatError
+from cascadexml.errors import FormatError, PredictionError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, Documents, Ranker
+from cascadexml.rankers.explaining import Explainer, Explanation
 from cascadexml.ranking import NO_LABEL, Ranking
 from cascadexml.registry.opening import open_model
 
@@ -29,6 +30,21 @@ class Prediction:
     id: str
     name: str | None
     probability: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explained:
+    """A prediction and why it was given.
+
+    Attributes:
+        prediction: the label.
+        explanation: the log-odds of the ranker's score, in parts.
+        calibration: what calibration adds to these log-odds: both together are those of the probability.
+    """
+
+    prediction: Prediction
+    explanation: Explanation
+    calibration: float
 
 
 class Predictor:
@@ -149,6 +165,10 @@ class Predictor:
             ValueError: `top_k`, `threshold` or `chunk_size` is out of range.
             PredictionError: out of memory.
         """
+        return self._stream(texts, top_k, *self._checked(top_k, threshold, chunk_size))
+
+    def _checked(self, top_k: int, threshold: float | None, chunk_size: int | None) -> tuple[float, int]:
+        """The least probability and the texts of a chunk."""
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}, expected at least 1")
         if threshold is not None and not 0 <= threshold <= 1:
@@ -156,17 +176,87 @@ class Predictor:
         size = self.batch_size * BATCHES_A_CHUNK if chunk_size is None else chunk_size
         if size < 1:
             raise ValueError(f"chunk_size is {chunk_size}, expected at least 1")
-        return self._stream(texts, top_k, 0.0 if threshold is None else threshold, size)
+        return 0.0 if threshold is None else threshold, size
 
     def _stream(self, texts: Iterable[str], top_k: int, threshold: float, size: int) -> Iterator[list[Prediction]]:
         remaining = iter(texts)
         while chunk := list(islice(remaining, size)):
-            ranking = self.rank(chunk, top_k)
-            for rows, probabilities in zip(ranking.labels.tolist(), ranking.scores.tolist(), strict=True):
+            yield from self._predictions(self.rank(chunk, top_k), threshold)
+
+    def _predictions(self, ranking: Ranking, threshold: float) -> Iterator[list[Prediction]]:
+        for rows, probabilities in zip(ranking.labels.tolist(), ranking.scores.tolist(), strict=True):
+            yield [
+                Prediction(*self.vocabulary.label(row), probability)
+                for row, probability in zip(rows, probabilities, strict=True)
+                if row != NO_LABEL and probability >= threshold
+            ]
+
+    @overload
+    def explain(  # type: ignore[overload-overlap]  # as of `predict`
+        self, texts: str, top_k: int = 5, threshold: float | None = None, records: int = 3, terms: int = 5
+    ) -> list[Explained]: ...
+    @overload
+    def explain(
+        self, texts: Iterable[str], top_k: int = 5, threshold: float | None = None, records: int = 3, terms: int = 5
+    ) -> list[list[Explained]]: ...
+    def explain(
+        self,
+        texts: str | Iterable[str],
+        top_k: int = 5,
+        threshold: float | None = None,
+        records: int = 3,
+        terms: int = 5,
+    ) -> list[Explained] | list[list[Explained]]:
+        """What `predict` gives for the same texts, each label with the reasons for its probability.
+
+        Args:
+            texts, top_k, threshold: as of `predict`.
+            records: at most so many training records that carry the label, of each index.
+            terms: at most so many terms for the label, and so many against it.
+
+        Raises:
+            TypeError, ValueError: as of `predict`, or `records` or `terms` is below 0.
+            PredictionError: out of memory, or the ranker cannot explain.
+        """
+        if isinstance(texts, str):
+            return next(self.explain_stream([texts], top_k, threshold, records, terms))
+        return list(self.explain_stream(texts, top_k, threshold, records, terms))
+
+    def explain_stream(
+        self,
+        texts: Iterable[str],
+        top_k: int = 5,
+        threshold: float | None = None,
+        records: int = 3,
+        terms: int = 5,
+        chunk_size: int | None = None,
+    ) -> Iterator[list[Explained]]:
+        """`explain` lazily and in order, as `stream` is to `predict`."""
+        if records < 0 or terms < 0:
+            raise ValueError(f"records is {records} and terms {terms}, expected at least 0")
+        ranker = self.ranker
+        if not isinstance(ranker, Explainer):
+            raise PredictionError(
+                f"the model's ranker is of the kind {ranker.kind!r}, which cannot explain, expected a blend: predict "
+                "without explanations, or make an artifact of a blend."
+            )
+        lowest, size = self._checked(top_k, threshold, chunk_size)
+        return self._explain(ranker, texts, top_k, lowest, size, records, terms)
+
+    def _explain(
+        self, ranker: Explainer, texts: Iterable[str], top_k: int, threshold: float, size: int, records: int, terms: int
+    ) -> Iterator[list[Explained]]:
+        slope, intercept = self.calibration.slope, self.calibration.intercept
+        remaining = iter(texts)
+        while chunk := list(islice(remaining, size)):
+            ranking, explanations = ranker.rank_to_explain(Documents(chunk), top_k)
+            found = self._predictions(self.calibration.calibrated(ranking), threshold)
+            for document, predictions in enumerate(found):
+                rows = [self.vocabulary.row(prediction.id) for prediction in predictions]
+                reasons = explanations.of(document, rows, records, terms)
                 yield [
-                    Prediction(*self.vocabulary.label(row), probability)
-                    for row, probability in zip(rows, probabilities, strict=True)
-                    if row != NO_LABEL and probability >= threshold
+                    Explained(prediction, reason, (slope - 1) * reason.log_odds + intercept)
+                    for prediction, reason in zip(predictions, reasons, strict=True)
                 ]
 
     def rank(self, documents: Sequence[str] | Documents, K: int, progress: Progress = silent) -> Ranking:

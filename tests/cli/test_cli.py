@@ -206,6 +206,7 @@ def test_version_and_entry_point(run: Run) -> None:
         (["predict", "PATH", "--input", "NOWHERE"], "No such file"),
         (["predict", "PATH", "--input", "PATH"], "Is a directory"),
         (["predict", "PATH", "--input", "FILE", "--device", "cuda:99"], "is not on this machine"),
+        (["predict", "PATH", "--input", "FILE", "--explain"], "which cannot explain"),
         (["evaluate", "PATH", "--data", "NOWHERE"], "is not a file"),
         (["evaluate", "PATH", "--data", "FILE"], "lines.jsonl"),
     ],

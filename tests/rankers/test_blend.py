@@ -129,10 +129,11 @@ def test_labels_that_a_source_has_never_seen_come_through_another(blend: Blend, 
         ("mixture.json", Mixture((-1.0, 1, 1, 1), (1.0, 1, 1, 1)), "below 0"),
         ("mixture.json", Mixture((float("nan"), 1, 1, 1), (1.0, 1, 1, 1)), "no number"),
         ("ids.json", [3], "no list of strings"),
+        ("ids.json", ["only one"], r"neighbours holds documents and labels of \(300, \d+\), ids.json .* \(1, "),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(
-    blend: Blend, file: str, content: Mixture | list[int], said: str, tmp_path: Path
+    blend: Blend, file: str, content: Mixture | list[int | str], said: str, tmp_path: Path
 ) -> None:
     blend.save(tmp_path / "sound")
     meta = dict(FORMAT.read(tmp_path / "sound").meta)

@@ -80,6 +80,14 @@ def pack_tiny(folder: Path, corpus: Corpus, architecture: str = "bert") -> Path:
     return folder / "artifact"
 
 
+def pack_tiny_blend(folder: Path, corpus: Corpus) -> Path:
+    """Write what `pack_tiny` writes, and an artifact of a blend around the same network; give the latter's path."""
+    pack_tiny(folder, corpus)
+    tiny_blend(corpus, CascadeRanker.load(folder / "model", "cpu")).save(folder / "blend")
+    pack_again(folder / "of-blend", folder, corpus, ranker=folder / "blend")
+    return folder / "of-blend"
+
+
 def pack_again(path: Path, folder: Path, corpus: Corpus, **changes: Any) -> None:
     """Pack to `path` what `pack_tiny` packed under `folder`, with some arguments of `pack` changed."""
     arguments = {

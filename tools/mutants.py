@@ -633,6 +633,11 @@ MUTANTS = (
             "test_a_document_is_judged_by_weights_that_have_not_seen_it",
         ),
         (
+            "return _likeliest(_some(found, first), right[first], uses)",
+            "return of_all",
+            "test_the_weights_are_scikit_learns_for_the_first_places_that_its_weights_for_all_give",
+        ),
+        (
             "optimize.Bounds([0.0] * free + [-np.inf] * 2,",
             "optimize.Bounds([-np.inf] * (free + 2),",
             "test_no_fitted_weight_is_below_0_though_a_source_is_wrong",

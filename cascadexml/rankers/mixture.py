@@ -9,6 +9,10 @@ that a candidate is right are
 where f in [0, 1] is the logarithm of the label's uses in train over that of the most used label's. No weight is below
 0, so a source that becomes surer of a label never lowers it. The parameters are few because dev is small: two a source,
 and two. A stacker with many overfits there (GermEval 2025: .350 on dev, .312 on test).
+
+They are fitted twice: on all candidates, then on those that the first weights put on a document's first `DECISIVE`
+places. Nearly all candidates are far from being given, and weights that tell these from the rest tell the last few
+apart less well, and are too sure of them.
 """
 
 from collections.abc import Callable, Sequence
@@ -25,6 +29,8 @@ BROUGHT = 40
 """Labels of each source but the first that become candidates; of the first all do."""
 LEAST, MOST = 1e-4, 1 - 1e-6
 """The probabilities between which a source is believed to tell degrees of certainty apart."""
+DECISIVE = 7
+"""First places of each document that the weights are fitted for, and their probabilities with them."""
 RIDGE = 1e-5
 """Weight of the squared parameters, on columns of variance 1: between sources that say the same."""
 
@@ -72,6 +78,14 @@ class Candidates:
         said = [of(scores_at(ranking, keys, L)) for ranking, of in zip(rankings, evidence, strict=True)]
         return cls(keys // L, keys % L, np.column_stack(said), len(rankings[0].labels))
 
+    def first(self, probabilities: Float64, k: int) -> npt.NDArray[np.bool_]:
+        """(M,) which are among the k of their document with the greatest (M,) probabilities."""
+        order = np.lexsort((self.labels, -probabilities, self.documents))
+        starts = np.searchsorted(self.documents, self.documents)
+        chosen = np.zeros(order.size, dtype=bool)
+        chosen[order[np.arange(order.size) - starts < k]] = True
+        return chosen
+
     def ranked(self, probabilities: Float64, K: int, L: int) -> Ranking:
         """The best K of each document by (M,) probabilities."""
         ends = np.searchsorted(self.documents, np.arange(self.N + 1))
@@ -110,13 +124,23 @@ class Mixture:
 
 
 def fit_mixture(found: Candidates, right: npt.NDArray[np.bool_], uses: Int64) -> Mixture:
-    """The weights of greatest likelihood.
+    """The weights of greatest likelihood for the first `DECISIVE` places that those for all candidates give.
+
+    Where nothing but right or nothing but wrong labels stands there, those for all candidates.
 
     Args:
         found: candidates of documents that no source has learnt from.
         right: (M,) whether each is a label of its document.
         uses: (L,) documents of train that have each label.
     """
+    of_all = _likeliest(found, right, uses)
+    first = found.first(of_all.probabilities(found, uses), DECISIVE)
+    if right[first].all() or not right[first].any():
+        return of_all
+    return _likeliest(_some(found, first), right[first], uses)
+
+
+def _likeliest(found: Candidates, right: npt.NDArray[np.bool_], uses: Int64) -> Mixture:
     S = found.evidence.shape[1]
     X = _design(found, uses)
     scale = X.std(axis=0)

@@ -42,15 +42,6 @@ def test_on_the_records_that_it_is_weighed_on_it_beats_each_of_its_sources(blend
     assert ndcg(mixed, small_corpus, "dev") > max(alone.values())
 
 
-def test_its_scores_are_probabilities(blend: Blend, small_corpus: Corpus) -> None:
-    dev = small_corpus.splits["dev"]
-    ranking = blend.rank(Documents(dev.texts), 100)
-    expected = ranking.scores[ranking.labels >= 0].sum()
-    rows = np.broadcast_to(np.arange(len(dev))[:, None], ranking.labels.shape)
-    right = np.asarray(dev.Y[rows[ranking.labels >= 0], ranking.labels[ranking.labels >= 0]]).sum()
-    assert expected == pytest.approx(right, rel=0.15)
-
-
 def test_the_sources_are_those_of_the_same_documents(blend: Blend, small_corpus: Corpus) -> None:
     documents = Documents(small_corpus.splits["test"].texts)
     _, vectors, sources = blend.rank_with_sources(documents, 3)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 
-from cascadexml.rankers.mixture import BROUGHT, Candidates, Mixture, cross_fitted, fit_mixture, logit, root
+from cascadexml.rankers.mixture import BROUGHT, DECISIVE, Candidates, Mixture, cross_fitted, fit_mixture, logit, root
 from cascadexml.ranking import NO_LABEL, Ranking
 
 L = 60
@@ -43,37 +43,65 @@ def test_candidates_and_evidence_are_those_of_a_plain_loop() -> None:
     np.testing.assert_allclose(found.evidence, [row[2:] for row in expected], atol=1e-6)
 
 
-def problem(seed: int) -> tuple[Candidates, np.ndarray]:
+def problem(seed: int, N: int = 300) -> tuple[Candidates, np.ndarray]:
     """Synthetic: the first source is right more often the surer it is, more so for rare labels; the second guesses."""
-    found = Candidates.of([random_ranking(seed, 300, 20), random_ranking(seed + 1, 300, 20)], [logit, root], L)
+    found = Candidates.of([random_ranking(seed, N, 20), random_ranking(seed + 1, N, 20)], [logit, root], L)
     f = np.log1p(USES[found.labels]) / np.log1p(USES.max())
     chance = special.expit((1.5 - f) * found.evidence[:, 0] - 1 + f)
     return found, np.random.default_rng(seed).random(chance.size) < chance
 
 
-def test_weights_are_those_of_scikit_learn_where_none_is_held_at_0() -> None:
-    found, right = problem(0)
-    mixture = fit_mixture(found, right, USES)
+def columns(found: Candidates) -> np.ndarray:
+    """(M, 2 S + 2): evidence and 1 by hand, each for the rare end and the common one."""
     f = np.log1p(USES[found.labels]) / np.log1p(USES.max())
-    free = [s for s in range(2) if min(mixture.rare[s], mixture.common[s]) > 1e-6]
-    assert 0 in free
-    X = np.column_stack([*((1 - f) * found.evidence[:, s] for s in free), *(f * found.evidence[:, s] for s in free),
-                         1 - f, f])  # fmt: skip
-    held = [s for s in range(2) if max(mixture.rare[s], mixture.common[s]) > 1e-6 and s not in free]
-    if not held:
-        theirs = LogisticRegression(C=1e6, fit_intercept=False, max_iter=2000, tol=1e-8).fit(X, right)
-        ours = mixture.probabilities(found, USES)
-        np.testing.assert_allclose(ours, theirs.predict_proba(X)[:, 1], atol=5e-3)
+    ends = [(1 - f) * e for e in found.evidence.T], [f * e for e in found.evidence.T]
+    return np.column_stack([*ends[0], *ends[1], 1 - f, f])
+
+
+def likeliest(X: np.ndarray, right: np.ndarray) -> LogisticRegression:
+    return LogisticRegression(C=1e6, fit_intercept=False, max_iter=2000, tol=1e-8).fit(X, right)
+
+
+def test_the_weights_are_scikit_learns_for_the_first_places_that_its_weights_for_all_give() -> None:
+    # One source that tells much, so that no weight is held at 0.
+    found, right = problem(0)
+    found = Candidates(found.documents, found.labels, found.evidence[:, :1], found.N)
+    X = columns(found)
+    sure = likeliest(X, right).predict_proba(X)[:, 1]
+    first = np.zeros(right.size, dtype=bool)
+    for n in range(found.N):
+        mine = np.flatnonzero(found.documents == n)
+        first[mine[np.argsort(-sure[mine])[:DECISIVE]]] = True
+    theirs = likeliest(X[first], right[first]).predict_proba(X)[:, 1]
+    mixture = fit_mixture(found, right, USES)
+    assert min(*mixture.rare, *mixture.common) > 0
+    np.testing.assert_allclose(mixture.probabilities(found, USES), theirs, atol=5e-3)
+    assert np.abs(theirs - sure).max() > 0.02, "once and twice differ here"
+
+
+def test_the_first_places_are_as_probable_as_they_are_right() -> None:
+    found, right = problem(0)
+    probabilities = fit_mixture(found, right, USES).probabilities(found, USES)
+    first = found.first(probabilities, DECISIVE)
+    assert first.sum() == sum(min(DECISIVE, int((found.documents == n).sum())) for n in range(found.N))
+    assert probabilities[first].mean() == pytest.approx(right[first].mean(), abs=0.02)
+
+
+@pytest.mark.parametrize("all_right", [True, False])
+def test_where_all_or_none_of_the_first_places_are_right_all_candidates_count(all_right: bool) -> None:
+    found, _ = problem(0)
+    right = found.evidence[:, 0] > np.median(found.evidence[:, 0]) if all_right else np.zeros(len(found.labels), bool)
+    probabilities = fit_mixture(found, right, USES).probabilities(found, USES)
+    assert np.isfinite(probabilities).all()
+    assert probabilities[right].min(initial=1) > probabilities[~right].max() - 0.5
 
 
 def test_what_makes_the_labels_is_found_again() -> None:
-    found, right = problem(0)
+    found, right = problem(0, N=3000)
     mixture = fit_mixture(found, right, USES)
     assert mixture.rare[0] == pytest.approx(1.5, abs=0.4)
     assert mixture.common[0] == pytest.approx(0.5, abs=0.4)
     assert max(mixture.rare[1], mixture.common[1]) < 1
-    probabilities = mixture.probabilities(found, USES)
-    assert probabilities.mean() == pytest.approx(right.mean(), abs=0.01)
 
 
 WEIGHT = st.floats(0, 5)

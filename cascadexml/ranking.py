@@ -89,7 +89,8 @@ def keys_of(labels: npt.NDArray[np.int32], L: int) -> Int64:
     """(M,) of each label that rankings (N, K) name, in their order: its document times L plus the label."""
     given = labels != NO_LABEL
     documents = np.repeat(np.arange(len(labels), dtype=np.int64), given.sum(axis=1))
-    return documents * L + labels[given]
+    keys: Int64 = documents * L + labels[given]
+    return keys
 
 
 def scores_at(ranking: Ranking, keys: Int64, L: int) -> npt.NDArray[np.float64]:

@@ -17,6 +17,7 @@ from tests.support.tiny_runs import prepare
 
 pytestmark = pytest.mark.integration
 REPO = Path(__file__).resolve().parents[2]
+TORCHRUN = (str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node=2")
 KNOBS = {"checkpoint_minutes": 0.0, "evaluations_per_epoch": 2, "epochs": 1.5, "head_init": "centroid"}
 # One thread: two processes on two cores must not fight, and sums must not depend on how many cores a machine has.
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
@@ -32,12 +33,12 @@ def command(prepared: Path, out: Path, knobs: dict[str, Any], *launcher: str) ->
     return [*module, str(prepared), str(out), json.dumps(knobs)]
 
 
-def run(prepared: Path, out: Path, knobs: dict[str, Any], *launcher: str) -> dict[str, torch.Tensor]:
+def run(prepared: Path, out: Path, knobs: dict[str, Any], *launcher: str, member: str = "") -> dict[str, torch.Tensor]:
     done = subprocess.run(
         command(prepared, out, knobs, *launcher), cwd=REPO, env=ENVIRONMENT, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stderr
-    return load_file(out / "network" / "model.safetensors")
+    return load_file(out / member / "network" / "model.safetensors")
 
 
 def test_killed_again_and_again_it_ends_with_the_same_bits(prepared: Path, tmp_path: Path) -> None:
@@ -65,8 +66,17 @@ def test_two_processes_give_the_result_of_one_at_the_same_global_batch(prepared:
     # Dropout stays on: its draws belong to the micro-batch, whoever works on it.
     knobs = {**KNOBS, "micro_batch_size": 8, "clip_norm": 1.0}
     alone = run(prepared, tmp_path / "one" / "model", knobs)
-    torchrun = (str(Path(sys.executable).parent / "torchrun"), "--standalone", "--nproc-per-node=2")
-    shared = run(prepared, tmp_path / "two" / "model", knobs, *torchrun)
+    shared = run(prepared, tmp_path / "two" / "model", knobs, *TORCHRUN)
     assert set(alone) == set(shared)
     for name, value in alone.items():
         torch.testing.assert_close(shared[name], value, atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_two_processes_train_every_member_of_an_ensemble_together(prepared: Path, tmp_path: Path) -> None:
+    knobs = {**KNOBS, "micro_batch_size": 8, "clip_norm": 1.0, "seeds": [4, 5]}
+    alone = run(prepared, tmp_path / "one" / "model", knobs, member="member_1")
+    shared = run(prepared, tmp_path / "two" / "model", knobs, *TORCHRUN, member="member_1")
+    assert set(alone) == set(shared)
+    for name, value in alone.items():
+        torch.testing.assert_close(shared[name], value, atol=2e-4, rtol=1e-3, msg=lambda m, n=name: f"{n}: {m}")
+    assert list((tmp_path / "two" / "checkpoints").iterdir()) == []

@@ -101,7 +101,8 @@ def test_members_joined_unloaded_are_the_bytes_that_saving_gives(ensemble: Ensem
         member.save(tmp_path / str(i))
     join([tmp_path / str(i) for i in range(3)], tmp_path / "joined")
     assert content(tmp_path / "joined") == content(tmp_path / "saved")
-    (tmp_path / "1" / "network" / "config.json").write_text("{}")
+    damaged = tmp_path / "1" / "network" / "config.json"
+    damaged.write_bytes(damaged.read_bytes().replace(b"0.1", b"0.2"))
     with pytest.raises(FormatError, match=r"config\.json"):
         join([tmp_path / str(i) for i in range(3)], tmp_path / "never")
     assert not (tmp_path / "never").exists()

@@ -81,6 +81,16 @@ def test_what_it_saves_is_the_artifact_that_predictor_opens(fitted: CascadeXMLCl
     assert open_artifact(tmp_path / "model").meta["documents"] == {"train": 200, "dev": 40}
 
 
+def test_an_ensemble_is_a_setting(encoder: str, tmp_path: Path) -> None:
+    knobs = {**KNOBS, "epochs": 1.0, "encoder": encoder, "checkpoint_dir": tmp_path / "checkpoints"}
+    classifier = CascadeXMLClassifier(settings={"train.ensemble": 2}, **knobs).fit(TEXTS[:60], LABELS[:60], dev=DEV)
+    classifier.save(tmp_path / "model")
+    assert open_artifact(tmp_path / "model").meta["networks"] == 2
+    assert len(list((tmp_path / "model").rglob("network/model.safetensors"))) == 2
+    assert CascadeXMLClassifier.load(tmp_path / "model", device="cpu").predict(TEXTS) == classifier.predict(TEXTS)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
+
+
 def test_clone_and_params_are_what_scikit_learn_expects(encoder: str) -> None:
     given = {**KNOBS, "encoder": encoder, "settings": {"cluster.leaf_size": 4}, "top_k": 7}
     classifier = CascadeXMLClassifier(**given)

@@ -30,7 +30,7 @@ class TrainingError(CascadeXMLError):
 
 
 class PredictionError(CascadeXMLError):
-    """Ranking cannot go on: out of memory, or the device asked for is not there."""
+    """Ranking cannot go on: out of memory, a device that is not there, a precision that dev did not reach."""
 
 
 class RegistryError(CascadeXMLError):

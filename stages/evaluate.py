@@ -47,13 +47,14 @@ def main(settings: Settings) -> None:
         },
         dev=ours.report("dev").figures if "dev" in rankings[OURS] else {},
         calibration=calibration_report(calibration, ranking, test.Y),
+        choices=ours.attained(),
     )
     page = examples_page(ours.calibrated("test"), test, corpus.vocabulary, max(chosen.ks), chosen.examples)
     calibration.save(CALIBRATION)
     save_held_out(seen, HELD_OUT)
     with beside(REPORTS / "evaluation") as folder:
         folder.mkdir()
-        draw_evaluation(found.rankers, ranking, calibration, test.Y, chosen.ks, REPORTS / "training", folder)
+        draw_evaluation(found, ranking, calibration, test.Y, ours.uses, chosen.ks, REPORTS / "training", folder)
     with beside(REPORTS / "test_ranking.npz") as new:
         ranking.save(new)
     with beside(REPORTS / "examples.html") as new:

@@ -295,24 +295,71 @@ MUTANTS = (
         "cascadexml/evaluation/calibration.py",
         "tests/evaluation/test_calibration.py",
         (
-            "np.where(last_of_tie, f1, -1.0)",
-            "f1",
-            "test_equal_probabilities_are_taken_together_or_not_at_all",
-        ),
-        (
-            "best_threshold(probabilities, hits, positives=Y.nnz)",
-            "best_threshold(probabilities, hits, positives=int(hits.sum()))",
+            "right[candidates], positives=Y.nnz)",
+            "right[candidates], positives=int(right[candidates].sum()))",
             "test_labels_outside_the_candidates_count_as_missed",
         ),
         (
-            "if not numbers or slope <= 0 or not 0 <= threshold <= 1:",
-            "if not numbers or not 0 <= threshold <= 1:",
+            "if min(found.slope, found.slope + found.bend) <= 0 or not 0 <= found.threshold <= 1:",
+            "if found.slope <= 0 or not 0 <= found.threshold <= 1:",
             "test_other_content_is_refused",
+        ),
+        (
+            "first = candidates & (np.arange(ranking.shape[1]) < places)",
+            "first = candidates",
+            "test_candidates_behind_the_first_places_do_not_blur_the_first",
         ),
         (
             "(right + 1) / (right + 2), 1 / (wrong + 2)",
             "1.0, 0.0",
             "test_the_fit_equals_logistic_regression",
+        ),
+    ),
+    *_in(
+        "cascadexml/serving/predictor.py",
+        "tests/serving/test_predictor.py",
+        (
+            "max(K, self.calibration.places)",
+            "K",
+            "test_probabilities_are_the_same_whatever_is_asked_for",
+        ),
+        (
+            "probability >= least[row]",
+            "probability >= least.min()",
+            "test_thresholds_by_label_leave_out_what_does_not_reach_its_band",
+        ),
+    ),
+    *_in(
+        "cascadexml/evaluation/thresholds.py",
+        "tests/evaluation/test_thresholds.py",
+        (
+            "falling[:-2] > falling[1:-1]",
+            "falling[:-2] >= falling[1:-1]",
+            "test_equal_probabilities_are_taken_together_or_not_at_all",
+        ),
+        (
+            " & (cuts.taken >= LEAST_GIVEN)",
+            "",
+            "test_a_few_lucky_candidates_reach_no_precision",
+        ),
+        (
+            "(positives > 0).sum() + given_in_vain",
+            "(positives > 0).sum()",
+            "test_labels_that_are_never_true_are_not_worth_one_poor_hit",
+        ),
+    ),
+    *_in(
+        "cascadexml/evaluation/choices.py",
+        "tests/evaluation/test_choices.py",
+        (
+            "if precision >= wanted",
+            "if precision > wanted - 0.05",
+            "test_a_precision_between_two_takes_the_threshold_of_the_higher_one",
+        ),
+        (
+            'np.select([bins["head"], bins["torso"]], [0, 1], 2)',
+            'np.select([bins["head"], bins["torso"]], [1, 0], 2)',
+            "test_each_band_is_chosen_for_by_itself",
         ),
     ),
     *_in(

@@ -6,7 +6,7 @@
                          a blend holds its sources, the cascade among them
     vocabulary.json      label rows, ids and names
     label_counts.npy     how many training documents each label has, which propensities are made of
-    calibration.json     score → probability, and the threshold chosen on dev
+    calibration.json     score → probability, and the thresholds chosen on dev
     metrics.json         the evaluation on test, with intervals and baselines
     reference/           what held-out records look like to the model (`cascadexml.reference`); may be missing
 

@@ -7,7 +7,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from cascadexml.evaluation.report import FAMILIES_SHOWN, EvaluationReport, caption
+from cascadexml.evaluation.choices import BANDS
+from cascadexml.evaluation.report import FAMILIES_SHOWN, Attained, EvaluationReport, caption
 from cascadexml.metrics.report import BinReport, Report
 
 CARD = """\
@@ -62,6 +63,18 @@ Not measured.
 {% endif %}
 The threshold {{ "%.4f" % meta.threshold }} was chosen on dev for the best micro-F1. `metrics.json` holds all figures.
 
+{% if choices -%}
+Where a precision is wanted (`min_precision=0.8`), labels are given from a probability on that reached it on dev, by
+their use in train. On test this attains, in percent, precision and (in brackets) the share of the true labels given:
+
+| wanted | {{ bands | join(" | ") }} |
+|---|{{ "---|" * bands | length }}
+{% for wanted, found in choices.precision.items() -%}
+| {{ wanted }}{% for band in bands %} | {{ attained(found[band]) }}{% endfor %} |
+{% endfor %}
+At the threshold for macro-F1 (`threshold="macro"`) that is {{ "%.2f" % (100 * choices.macro_F1) }}.
+
+{% endif -%}
 {% if recalls -%}
 Recall by label frequency, where a reader sees what the averages hide:
 
@@ -131,9 +144,18 @@ def render(meta: Mapping[str, Any], metrics: EvaluationReport) -> str:
         bins=ours.bins,
         recalls=[each for each in measured_in_bins if each.startswith("R@")],
         figure=_figure,
+        choices=metrics.choices,
+        bands=BANDS,
+        attained=_attained,
         params=json.dumps(meta["params"], indent=1, ensure_ascii=False),
     )
     return f"{card}\n"
+
+
+def _attained(found: Attained) -> str:
+    if found.threshold is None:
+        return "not reached"
+    return f"{100 * found.precision:.1f} ({100 * found.recall:.1f})" if found.given else "none given"
 
 
 def _figure(report: Report | BinReport, name: str) -> str:

@@ -147,4 +147,6 @@ def _evaluate(
     if "test" not in rankings:
         return evaluated, EvaluationReport(Report({}, {}), dev=dev)
     found = calibration_report(evaluated.calibration, rankings["test"], corpus.splits["test"].Y)
-    return evaluated, EvaluationReport(evaluated.report("test"), dev=dev, calibration=found)
+    return evaluated, EvaluationReport(
+        evaluated.report("test"), dev=dev, calibration=found, choices=evaluated.attained()
+    )

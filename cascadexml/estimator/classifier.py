@@ -21,6 +21,7 @@ from cascadexml.errors import ConfigError, DataError, PredictionError
 from cascadexml.estimator.artifact import train_artifact
 from cascadexml.estimator.records import Labels, checked_texts, names_of, raw_records
 from cascadexml.estimator.settings import default_settings, flat, with_values
+from cascadexml.evaluation.calibration import Threshold
 from cascadexml.progress import Progress, silent
 from cascadexml.ranking import NO_LABEL
 from cascadexml.serving.predictor import Predictor
@@ -57,7 +58,7 @@ class CascadeXMLClassifier:
         precision: "auto", "fp32" or "bf16".
         device: "auto", "cpu", "cuda" or "mps".
         threshold: `predict` leaves out labels less probable than this; "tuned" takes the one chosen on dev, 0.5
-            without dev; None keeps all.
+            without dev; "macro" the one chosen there for macro-F1; None keeps all.
         top_k: `predict` gives at most so many labels a text.
         random_state: seed of data order, tree, initialisation and dropout.
         settings: any other setting of the pipeline by its dotted name, such as {"cluster.leaf_size": 4}.
@@ -87,7 +88,7 @@ class CascadeXMLClassifier:
         head_lr: float = _TRAIN.head_lr,
         precision: Literal["auto", "fp32", "bf16"] = _TRAIN.precision,
         device: str = _TRAIN.device,
-        threshold: float | Literal["tuned"] | None = "tuned",
+        threshold: Threshold = "tuned",
         top_k: int = 5,
         random_state: int = 0,
         settings: Mapping[str, Any] | None = None,
@@ -160,8 +161,7 @@ class CascadeXMLClassifier:
             TypeError: a text is not a str.
         """
         _, predictor = self._fitted()
-        threshold = predictor.threshold if self.threshold == "tuned" else self.threshold
-        return [[each.id for each in found] for found in predictor.predict(list(texts), self.top_k, threshold)]
+        return [[each.id for each in found] for found in predictor.predict(list(texts), self.top_k, self.threshold)]
 
     def predict_proba(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """(N, L) probabilities; labels beyond the best `evaluate.top_k` (100) of a text are not stored.

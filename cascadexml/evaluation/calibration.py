@@ -1,28 +1,45 @@
 """From scores to probabilities that can be believed, and the threshold above which a label is worth giving.
 
-Platt scaling on the logit of the score, fitted on dev's candidates; the order of labels never changes.
+Logistic regression on dev's first suggestions. A score s becomes p with
+
+    logit p = slope · logit s + bend · ln s + mass · ln m + intercept,
+
+where m is what the first scores of the same document add up to. The first and the last term are Platt's (1999), `bend`
+makes them the three parameters of beta calibration (Kull, Silva Filho and Flach, 2017), whose two ends bend apart, and
+`mass` tells a document with many likely labels, of which few can be right together, from one with a single such. All
+but the first two terms are the same for all labels of a document, and these rise with s: labels never change places.
 """
 
 import json
 import logging
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, sparse, special
 
 from cascadexml.bundle import Format, beside
-from cascadexml.errors import FormatError
+from cascadexml.errors import FormatError, PredictionError
+from cascadexml.evaluation.choices import Choices
 from cascadexml.evaluation.report import CalibrationReport
+from cascadexml.evaluation.thresholds import best_threshold
 from cascadexml.metrics import Bool, Float64, hit_matrix
 from cascadexml.ranking import NO_LABEL, Ranking
 
-FORMAT = Format("cascadexml.calibration", 1)
+Threshold = float | Literal["tuned", "macro"] | None
+"""The least probability of a label that is given; "tuned" and "macro" are chosen on dev, None gives all."""
 
+FORMAT = Format("cascadexml.calibration", 2)
+
+PLACES = 10
+"""Suggestions that the calibration is fitted on and whose scores make up the mass: about what a user is shown. The many
+candidates behind them are nearly all wrong, and fitted on these as well the first ones are believed too much."""
 _LEAST_SLOPE = 1e-3
+
+Int64 = npt.NDArray[np.int64]
 
 log = logging.getLogger(__name__)
 
@@ -37,25 +54,89 @@ class Reliability(NamedTuple):
 
 @dataclass(frozen=True)
 class Calibration:
-    """p = sigmoid(slope · logit(score) + intercept), slope > 0; `threshold`: the least p of a label worth giving."""
+    """How a score becomes a probability, and from which probability on a label is worth giving.
+
+    Attributes:
+        slope, intercept, bend, mass: of the logit of p; slope and slope + bend are above 0.
+        places: how many of a document's first scores make up its mass.
+        threshold: the least p of a label worth giving, for the greatest micro-F1.
+        choices: thresholds for other ends; None where there was no dev to choose them on.
+    """
 
     slope: float = 1.0
     intercept: float = 0.0
     threshold: float = 0.5
+    choices: Choices | None = None
+    bend: float = 0.0
+    mass: float = 0.0
+    places: int = PLACES
+
+    def log_odds(self, scores: npt.NDArray[np.floating]) -> Float64:
+        """The logits of the probabilities that `apply` gives."""
+        weights = np.array([self.slope + self.bend, self.slope, self.mass, self.intercept])
+        return np.asarray(_design(scores, self.places) @ weights)
 
     def apply(self, scores: npt.NDArray[np.floating]) -> Float64:
-        """Turn scores in [0, 1] of any shape into probabilities, in the same order; -inf (no label) becomes 0."""
-        return np.where(np.isneginf(scores), 0.0, special.expit(self.slope * _logit(scores) + self.intercept))
+        """Turn the scores of N documents into probabilities, in the same order.
 
-    def calibrated(self, ranking: Ranking) -> Ranking:
-        """The same labels in the same order, with probabilities for scores."""
-        scores = self.apply(ranking.scores)
-        scores[ranking.labels == NO_LABEL] = -np.inf
-        return Ranking(ranking.labels, scores.astype(np.float32))
+        Args:
+            scores: (N, K) in [0, 1], falling along each row, the first `places` of a document among them; -inf (no
+                label) becomes 0.
+        """
+        return np.where(np.isneginf(scores), 0.0, special.expit(self.log_odds(scores)))
+
+    def calibrated(self, ranking: Ranking, K: int | None = None) -> Ranking:
+        """The first K labels, by default all, in the same order, with probabilities for scores.
+
+        Args:
+            ranking: (N, at least `places`), or all that the ranker has.
+            K: how many labels to keep.
+        """
+        labels, scores = ranking.labels[:, :K], self.apply(ranking.scores)[:, :K]
+        return Ranking(labels, np.where(labels == NO_LABEL, -np.inf, scores).astype(np.float32))
+
+    def least(self, threshold: Threshold, min_precision: float | None, uses: Int64 | None) -> Float64:
+        """The least probability with which a label is given: () for all labels, or (V,) one for each.
+
+        Args:
+            threshold: in [0, 1]; "tuned", the one for micro-F1; "macro", the one for macro-F1; None gives all.
+            min_precision: in (0, 1]: only labels that at their band's frequency reached so much on dev. Where a
+                threshold is given too, both hold.
+            uses: (V,) documents of train that have each label, which `min_precision` needs.
+
+        Raises:
+            ValueError: a value is out of range.
+            PredictionError: what is asked for was not chosen, or not reached, on dev.
+        """
+        if isinstance(threshold, str) and threshold not in ("tuned", "macro"):
+            raise ValueError(f"threshold is {threshold!r}, expected a probability, 'tuned', 'macro' or None")
+        if isinstance(threshold, int | float) and not 0 <= threshold <= 1:
+            raise ValueError(f"threshold is {threshold}, expected a probability from 0 to 1, or None")
+        if min_precision is not None and not 0 < min_precision <= 1:
+            raise ValueError(f"min_precision is {min_precision}, expected a share above 0 and at most 1, or None")
+        if threshold == "macro" or min_precision is not None:
+            return self._chosen(threshold, min_precision, uses)
+        return np.array(self.threshold if threshold == "tuned" else threshold or 0.0)
+
+    def _chosen(self, threshold: Threshold, min_precision: float | None, uses: Int64 | None) -> Float64:
+        if self.choices is None:
+            raise PredictionError(
+                "This model has no thresholds for macro-F1 or a precision: it was trained without a dev split; give a "
+                "probability instead."
+            )
+        least = np.array(self.choices.macro) if threshold == "macro" else self.least(threshold, None, uses)
+        if min_precision is None:
+            return least
+        if uses is None:
+            raise PredictionError(
+                "This predictor does not know how often train uses each label: load it from an artifact or give `uses`."
+            )
+        return np.maximum(least, self.choices.for_precision(min_precision, uses))
 
     def save(self, path: Path) -> None:
         """Write to `path` as JSON."""
-        content = {"kind": FORMAT.kind, "version": FORMAT.version, **asdict(self)}
+        choices = None if self.choices is None else self.choices.to_json()
+        content = {"kind": FORMAT.kind, "version": FORMAT.version, **vars(self), "choices": choices}
         with beside(path) as new:
             new.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -69,22 +150,27 @@ class Calibration:
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
             FORMAT.check(content["kind"], content["version"], path)
-            slope, intercept, threshold = (content[name] for name in ("slope", "intercept", "threshold"))
-            numbers = all(
-                type(value) in (int, float) and math.isfinite(value) for value in (slope, intercept, threshold)
-            )
-            if not numbers or slope <= 0 or not 0 <= threshold <= 1:
+            numbers = [content[name] for name in ("slope", "intercept", "threshold", "bend", "mass")]
+            if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
+                raise ValueError("a value is no number")
+            slope, intercept, threshold, bend, mass = map(float, numbers)
+            found = cls(slope, intercept, threshold, bend=bend, mass=mass, places=content["places"])
+            if min(found.slope, found.slope + found.bend) <= 0 or not 0 <= found.threshold <= 1:
                 raise ValueError("a value is out of range")
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            if type(found.places) is not int or found.places < 1:
+                raise ValueError(f"places is {found.places!r}, expected a whole number from 1")
+            choices = None if content["choices"] is None else Choices.from_json(content["choices"])
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise FormatError(f"{path} cannot be read as a calibration ({error!r}): make it again.") from None
-        return cls(float(slope), float(intercept), float(threshold))
+        return replace(found, choices=choices)
 
 
 def fit_calibration(ranking: Ranking, Y: sparse.csr_matrix) -> Calibration:
-    """Fit slope and intercept by maximum likelihood, and choose the threshold of the greatest micro-F1.
+    """Fit by maximum likelihood on the first `PLACES` suggestions, and choose the threshold of the greatest micro-F1.
 
-    The candidates are all places of the ranking, with Platt's smoothed targets (Platt, 1999, "Probabilistic outputs
-    for support vector machines", section 2.2). Labels of Y outside the candidates count as missed in the micro-F1.
+    The targets are smoothed as in Platt (1999), "Probabilistic outputs for support vector machines", section 2.2. The
+    threshold is chosen among all places; labels of Y outside them count as missed in the micro-F1.
+
     Where there is nothing to fit on (no document, no hit or nothing but hits) scores are taken as they are, with
     threshold 0.5, and a warning is logged.
 
@@ -92,36 +178,21 @@ def fit_calibration(ranking: Ranking, Y: sparse.csr_matrix) -> Calibration:
         ranking: (N, K) of dev, with scores in [0, 1].
         Y: (N, len(vocabulary)) true labels of dev.
     """
-    candidates = ranking.labels != NO_LABEL
-    hits = hit_matrix(ranking, Y)[candidates]
-    scores = ranking.scores[candidates]
+    places = min(PLACES, ranking.shape[1])
+    candidates, right = ranking.labels != NO_LABEL, hit_matrix(ranking, Y)
+    first = candidates & (np.arange(ranking.shape[1]) < places)
+    hits = right[first]
     if hits.all() or not hits.any():
         log.warning(
-            "No calibration: of %d candidates on dev %d are right; scores are used as they are.", hits.size, hits.sum()
+            "No calibration: of the first %d suggestions on dev %d are right; scores are used as they are.",
+            hits.size,
+            hits.sum(),
         )
         return Calibration()
-    slope, intercept = _platt(_logit(scores), hits)
-    probabilities = Calibration(slope, intercept).apply(scores)
-    return Calibration(slope, intercept, best_threshold(probabilities, hits, positives=Y.nnz))
-
-
-def best_threshold(probabilities: Float64, hits: Bool, positives: int) -> float:
-    """The threshold of the greatest micro-F1, half-way between the last candidate taken and the first left.
-
-    Args:
-        probabilities: (M,) of all candidates.
-        hits: (M,) whether each is right.
-        positives: how many (document, label) pairs are true, candidates or not.
-    """
-    order = np.argsort(-probabilities, kind="stable")
-    falling = probabilities[order]
-    right = np.cumsum(hits[order])
-    f1 = 2 * right / (np.arange(1, order.size + 1) + positives)
-    # Candidates of equal probability are taken together or not at all.
-    last_of_tie = np.append(falling[:-1] > falling[1:], True)
-    best = int(np.argmax(np.where(last_of_tie, f1, -1.0)))
-    following = falling[best + 1] if best + 1 < order.size else 0.0
-    return float((falling[best] + following) / 2)
+    low, high, mass, intercept = _fitted(_design(ranking.scores, places)[first], hits)
+    found = Calibration(slope=high, intercept=intercept, bend=low - high, mass=mass, places=places)
+    probabilities = found.apply(ranking.scores)[candidates]
+    return replace(found, threshold=best_threshold(probabilities, right[candidates], positives=Y.nnz))
 
 
 def suggestions(ranking: Ranking, Y: sparse.csr_matrix, k: int) -> tuple[Float64, Bool]:
@@ -150,30 +221,41 @@ def expected_calibration_error(probabilities: Float64, hits: Bool, bins: int = 1
 
 def calibration_report(calibration: Calibration, ranking: Ranking, Y: sparse.csr_matrix) -> CalibrationReport:
     """The calibration beside its error on the first five suggestions; (N, K) ranking, scores before calibration."""
-    scores, hits = suggestions(ranking, Y, 5)
     return CalibrationReport(
-        **asdict(calibration),
-        error=expected_calibration_error(calibration.apply(scores), hits),
-        error_of_scores=expected_calibration_error(scores, hits),
+        slope=calibration.slope,
+        intercept=calibration.intercept,
+        bend=calibration.bend,
+        mass=calibration.mass,
+        threshold=calibration.threshold,
+        error=expected_calibration_error(*suggestions(calibration.calibrated(ranking), Y, 5)),
+        error_of_scores=expected_calibration_error(*suggestions(ranking, Y, 5)),
     )
 
 
-def _logit(scores: npt.NDArray[np.floating]) -> Float64:
+def _design(scores: npt.NDArray[np.floating], places: int) -> Float64:
+    """(N, K, 4): ln s, -ln(1 - s), ln m and 1 of scores (N, K), of which the first `places` add up to m."""
     # A float32 just below 1 rounds to 1: the bounds keep its logit finite.
-    return np.asarray(special.logit(np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-7)))
+    s = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-7)
+    m = np.log(s[:, :places].sum(axis=1, keepdims=True, initial=1e-12))
+    return np.stack([np.log(s), -np.log1p(-s), np.broadcast_to(m, s.shape), np.ones_like(s)], axis=-1)
 
 
-def _platt(logits: Float64, hits: Bool) -> tuple[float, float]:
+def _fitted(X: Float64, hits: Bool) -> list[float]:
+    """(4,) weights of a design (M, 4); the first two, which decide the order, stay above 0."""
     right, wrong = int(hits.sum()), int((~hits).sum())
     target = np.where(hits, (right + 1) / (right + 2), 1 / (wrong + 2))
 
-    def loss(parameters: Float64) -> tuple[float, Float64]:
-        z = parameters[0] * logits + parameters[1]
-        residual = special.expit(z) - target
-        gradient = np.array([residual @ logits, residual.sum()])
-        return float(np.logaddexp(0, z).sum() - target @ z) / z.size, gradient / z.size
+    def loss(weights: Float64) -> tuple[float, Float64]:
+        z = X @ weights
+        return float(np.logaddexp(0, z).sum() - target @ z) / z.size, X.T @ (special.expit(z) - target) / z.size
 
     fit = optimize.minimize(
-        loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=[(_LEAST_SLOPE, None), (None, None)]
+        loss,
+        np.array([1.0, 1.0, 0.0, 0.0]),
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[(_LEAST_SLOPE, None)] * 2 + [(None, None)] * 2,
+        options={"maxiter": 1000, "ftol": 1e-12, "gtol": 1e-7},
     )
-    return float(fit.x[0]), float(fit.x[1])
+    weights: list[float] = fit.x.tolist()
+    return weights

@@ -1,10 +1,15 @@
 """One ranker's rankings of dev and test: calibrated on dev, measured on either."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
 
 from cascadexml.config import EvaluateSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.evaluation.calibration import Calibration, fit_calibration
+from cascadexml.evaluation.choices import choices_report, choose
+from cascadexml.evaluation.report import ChoicesReport
 from cascadexml.metrics import Report, evaluate
 from cascadexml.ranking import Ranking
 
@@ -21,9 +26,14 @@ class Evaluated:
 
     def __init__(self, rankings: Mapping[str, Ranking], corpus: Corpus, settings: EvaluateSettings, seed: int) -> None:
         self.rankings, self.corpus, self.settings, self.seed = rankings, corpus, settings, seed
-        self.calibration = (
-            fit_calibration(rankings["dev"], corpus.splits["dev"].Y) if "dev" in rankings else Calibration()
-        )
+        self.uses = np.bincount(corpus.splits["train"].Y.indices, minlength=len(corpus.vocabulary))
+        self.calibration = self._fitted() if "dev" in rankings else Calibration()
+
+    def _fitted(self) -> Calibration:
+        ranking, Y, settings = self.rankings["dev"], self.corpus.splits["dev"].Y, self.settings
+        fitted = fit_calibration(ranking, Y)
+        chosen = choose(fitted.calibrated(ranking), Y, self.uses, settings.torso, settings.head)
+        return replace(fitted, choices=chosen)
 
     def calibrated(self, split: str) -> Ranking:
         """The ranking of a split, with probabilities for scores."""
@@ -34,3 +44,10 @@ class Evaluated:
         splits, threshold = self.corpus.splits, self.calibration.threshold
         ranking, Y = self.calibrated(split), splits[split].Y
         return evaluate(ranking, Y, splits["train"].Y, self.settings, threshold=threshold, seed=self.seed)
+
+    def attained(self) -> ChoicesReport | None:
+        """What the choices made on dev attain on test; None without dev."""
+        choices = self.calibration.choices
+        if choices is None:
+            return None
+        return choices_report(choices, self.calibrated("test"), self.corpus.splits["test"].Y, self.uses)

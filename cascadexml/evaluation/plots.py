@@ -7,15 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from scipy import sparse
 
 from cascadexml.evaluation.calibration import Calibration, Reliability, reliability, suggestions
-from cascadexml.evaluation.report import caption
+from cascadexml.evaluation.choices import BANDS, PRECISIONS, Choices, band_of
+from cascadexml.evaluation.report import EvaluationReport, caption
 from cascadexml.metrics import Bool, Float64, Report
-from cascadexml.ranking import Ranking
+from cascadexml.ranking import NO_LABEL, Ranking
 
 # Okabe and Ito (2008): told apart by readers with any colour vision.
 _COLOURS = ("#0072b2", "#e69f00", "#999999", "#009e73", "#cc79a7", "#56b4e9")
@@ -33,10 +35,11 @@ _PANELS = {
 
 
 def draw_evaluation(
-    reports: Mapping[str, Report],
+    found: EvaluationReport,
     ranking: Ranking,
     calibration: Calibration,
     Y: sparse.csr_matrix,
+    uses: npt.NDArray[np.int64],
     ks: Sequence[int],
     training: Path,
     folder: Path,
@@ -44,10 +47,11 @@ def draw_evaluation(
     """Write every table and picture of an evaluation into `folder`.
 
     Args:
-        reports: on test, by ranker; the model first.
+        found: on test.
         ranking: (N, K) of the model on test, with scores before calibration.
         calibration: of the model.
         Y: (N, len(vocabulary)) true labels of test.
+        uses: (len(vocabulary),) documents of train that have each label.
         ks: the cut-offs.
         training: DVCLive's folder; without curves in it none are drawn.
         folder: must be there.
@@ -56,11 +60,14 @@ def draw_evaluation(
     k = suggestions_shown(ks)
     looked_at = f"the first {k} suggestions" if k > 1 else "the first suggestion"
     raw, hits = suggestions(ranking, Y, k)
-    calibrated = calibration.apply(raw)
-    precision_at_k(reports, ks, folder)
-    recall_by_frequency(reports, k, folder)
+    calibrated, _ = suggestions(calibration.calibrated(ranking), Y, k)
+    precision_at_k(found.rankers, ks, folder)
+    recall_by_frequency(found.rankers, k, folder)
     reliability_curve(reliability(raw, hits), reliability(calibrated, hits), looked_at, folder)
     score_distribution(calibrated, hits, calibration.threshold, looked_at, folder)
+    if calibration.choices is not None:
+        labels = ranking.labels[:, :k][ranking.labels[:, :k] != NO_LABEL]
+        abstention_curve(calibrated, hits, uses[labels], calibration.choices, looked_at, folder)
     training_curves(training, folder / "training.png")
 
 
@@ -167,6 +174,42 @@ def score_distribution(probabilities: Float64, hits: Bool, threshold: float, wha
     axes.set(xlim=(0, 1), xlabel="probability", ylabel="suggestions")
     axes.legend(frameon=False)
     _save(figure, folder / "scores.png")
+
+
+def abstention_curve(
+    probabilities: Float64, hits: Bool, uses: npt.NDArray[np.int64], choices: Choices, what: str, folder: Path
+) -> None:
+    """Precision against the share of suggestions that is kept: abstention.csv and abstention.png.
+
+    Args:
+        probabilities: (M,) of suggestions on test.
+        hits: (M,) whether each is right.
+        uses: (M,) documents of train that have its label.
+        choices: whose thresholds for wanted precisions are marked on the curves.
+        what: the suggestions, in words.
+        folder: where both files go.
+    """
+    band = band_of(uses, choices.torso, choices.head)
+    parts = {"all": np.ones(hits.size, dtype=bool), **{name: band == i for i, name in enumerate(BANDS)}}
+    parts = {name: mine for name, mine in parts.items() if mine.any()}
+    shares = np.arange(1, 51) / 50
+    figure, axes = _figure(f"Precision of the suggestions kept, on test: {what}")
+    columns = {}
+    for i, (name, mine) in enumerate(parts.items()):
+        order = np.argsort(-probabilities[mine], kind="stable")
+        precision = np.cumsum(hits[mine][order]) / np.arange(1, order.size + 1)
+        columns[name] = precision[np.ceil(shares * order.size).astype(int) - 1].tolist()
+        axes.plot(shares, columns[name], color=_COLOURS[i], linewidth=1.5, label=f"{name}: {order.size:,}")
+        for wanted, threshold in zip(PRECISIONS, choices.precision.get(name, ()), strict=False):
+            taken = int((probabilities[mine] >= threshold).sum())
+            if taken:
+                at = (taken / order.size, precision[taken - 1])
+                axes.plot(*at, color=_COLOURS[i], marker="o", markersize=4)
+                axes.annotate(f"{wanted:g}", at, (3, 4), textcoords="offset points", fontsize=7, color=_INK)
+    write_table(folder / "abstention.csv", {"kept": shares.tolist(), **columns})
+    axes.set(xlim=(0, 1), ylim=(0, 1), xlabel="share of suggestions kept, the most probable first", ylabel="precision")
+    axes.legend(frameon=False, title="suggestions; dots: thresholds\nfor a precision wanted on dev")
+    _save(figure, folder / "abstention.png")
 
 
 def training_curves(folder: Path, out: Path) -> bool:

@@ -5,7 +5,7 @@ The keys of metrics.json stand here only. All figures are fractions. To import t
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Self
 
@@ -47,30 +47,72 @@ class CalibrationReport:
     """The calibration and what it mends: the expected calibration error of the first five suggestions on test.
 
     Attributes:
-        slope, intercept, threshold: as of `Calibration`.
+        slope, intercept, bend, mass, threshold: as of `Calibration`.
         error: after calibration.
         error_of_scores: before.
     """
 
     slope: float
     intercept: float
+    bend: float
+    mass: float
     threshold: float
     error: float
     error_of_scores: float
 
     def to_json(self) -> dict[str, float]:
-        """{"slope", "intercept", "threshold", "ECE@5", "ECE@5_of_scores"}."""
+        """{"slope", "intercept", "bend", "mass", "threshold", "ECE@5", "ECE@5_of_scores"}."""
         content = asdict(self)
         return {_CALIBRATION_KEYS.get(name, name): value for name, value in content.items()}
 
     @classmethod
     def from_json(cls, content: Mapping[str, float]) -> Self:
         """Read what `to_json` gave."""
-        names = ("slope", "intercept", "threshold", "error", "error_of_scores")
-        return cls(*(content[_CALIBRATION_KEYS.get(name, name)] for name in names))
+        return cls(**{each.name: content[_CALIBRATION_KEYS.get(each.name, each.name)] for each in fields(cls)})
 
 
 _CALIBRATION_KEYS = {"error": "ECE@5", "error_of_scores": "ECE@5_of_scores"}
+
+
+@dataclass(frozen=True)
+class Attained:
+    """What the labels of one band attain on test with at least a probability.
+
+    Attributes:
+        threshold: that probability; None where the precision was not reached on dev, and no label is given.
+        given: labels given, over all documents.
+        precision: the share of these that is right; 0 where none are given.
+        recall: of the true (document, label) pairs of the band the share given.
+    """
+
+    threshold: float | None
+    given: int
+    precision: float
+    recall: float
+
+
+@dataclass(frozen=True)
+class ChoicesReport:
+    """What the thresholds chosen on dev for other ends than micro-F1 attain on test.
+
+    Attributes:
+        macro_F1: at the threshold for macro-F1.
+        precision: wanted precision, as text → band of label frequency → what is attained.
+    """
+
+    macro_F1: float  # noqa: N815
+    precision: Mapping[str, Mapping[str, Attained]]
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` gave."""
+        return cls(
+            content["macro_F1"],
+            {
+                wanted: {band: Attained(**each) for band, each in bands.items()}
+                for wanted, bands in content["precision"].items()
+            },
+        )
 
 
 @dataclass(frozen=True)
@@ -83,6 +125,7 @@ class EvaluationReport:
         differences: baseline → metric → the model minus the baseline.
         dev: the model's figures on dev, which chose checkpoint and threshold; empty without dev.
         calibration: None where it was not measured.
+        choices: None where there was no dev to choose on.
     """
 
     model: Report = Report({}, {})
@@ -90,6 +133,7 @@ class EvaluationReport:
     differences: Mapping[str, Mapping[str, MetricDifference]] = field(default_factory=dict)
     dev: Mapping[str, float] = field(default_factory=dict)
     calibration: CalibrationReport | None = None
+    choices: ChoicesReport | None = None
 
     @property
     def rankers(self) -> dict[str, Report]:
@@ -99,7 +143,7 @@ class EvaluationReport:
     def to_json(self) -> dict[str, Any]:
         """What metrics.json holds."""
         model, others = self.model, self.baselines
-        return {
+        content = {
             "test": dict(model.figures),
             "intervals": ends_to_json(model.intervals),
             "bins": _bins_to_json(model.bins),
@@ -113,6 +157,7 @@ class EvaluationReport:
             "dev": dict(self.dev),
             "calibration": {} if self.calibration is None else self.calibration.to_json(),
         }
+        return content if self.choices is None else {**content, "choices": asdict(self.choices)}
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -134,6 +179,7 @@ class EvaluationReport:
             },
             dict(content.get("dev", {})),
             CalibrationReport.from_json(content["calibration"]) if content.get("calibration") else None,
+            ChoicesReport.from_json(content["choices"]) if content.get("choices") else None,
         )
 
     def save(self, path: Path) -> None:

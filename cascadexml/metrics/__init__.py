@@ -8,7 +8,7 @@ mean over documents; for propensity-scored ones it is the gain of the best possi
 
 from cascadexml.metrics.at_k import document_metrics, document_ratios, hit_matrix
 from cascadexml.metrics.at_threshold import macro_f1, threshold_ratio
-from cascadexml.metrics.bins import bin_ratios, frequency_bins
+from cascadexml.metrics.bins import bin_ratios, bins_by_uses, frequency_bins
 from cascadexml.metrics.bootstrap import Difference, bootstrap_intervals, paired_bootstrap
 from cascadexml.metrics.coverage import catalogue_coverage, coverage
 from cascadexml.metrics.figures import differences, evaluate
@@ -25,6 +25,7 @@ __all__ = [
     "Ratio",
     "Report",
     "bin_ratios",
+    "bins_by_uses",
     "bootstrap_intervals",
     "catalogue_coverage",
     "coverage",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from cascadexml.metrics.at_k import hit_matrix
@@ -11,8 +12,12 @@ from cascadexml.ranking import Ranking
 
 
 def frequency_bins(Y_train: sparse.csr_matrix, torso: int, head: int) -> dict[str, Bool]:
-    """Labels by uses in train: head (>= `head`), torso (>= `torso`), tail (fewer), unseen (none); masks (V,)."""
-    uses = np.bincount(Y_train.indices, minlength=Y_train.shape[1])
+    """`bins_by_uses` of the labels of train."""
+    return bins_by_uses(np.bincount(Y_train.indices, minlength=Y_train.shape[1]), torso, head)
+
+
+def bins_by_uses(uses: npt.NDArray[np.int64], torso: int, head: int) -> dict[str, Bool]:
+    """Labels by (V,) uses in train: head (>= `head`), torso (>= `torso`), tail (fewer), unseen (none); masks (V,)."""
     return {
         "head": uses >= head,
         "torso": (uses >= torso) & (uses < head),

@@ -7,10 +7,14 @@ from itertools import islice
 from pathlib import Path
 from typing import overload
 
+import numpy as np
+import numpy.typing as npt
+
 from cascadexml.artifact.artifact import Artifact
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import FormatError, PredictionError
-from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.calibration import Calibration, Threshold
+from cascadexml.metrics import Float64
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, Documents, Ranker
 from cascadexml.rankers.explaining import Explainer, Explanation
@@ -59,10 +63,16 @@ class Predictor:
         vocabulary: what the ranker's rows are called.
         calibration: turns scores into probabilities.
         batch_size: texts that the ranker scores at once: a stream takes 16 times as many at a time.
+        uses: (len(vocabulary),) training documents of each label, which `min_precision` needs.
     """
 
     def __init__(
-        self, ranker: Ranker, vocabulary: Vocabulary, calibration: Calibration, batch_size: int = BATCH_SIZE
+        self,
+        ranker: Ranker,
+        vocabulary: Vocabulary,
+        calibration: Calibration,
+        batch_size: int = BATCH_SIZE,
+        uses: npt.NDArray[np.int64] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"batch_size is {batch_size}, expected at least 1")
@@ -70,6 +80,7 @@ class Predictor:
         self.vocabulary = vocabulary
         self.calibration = calibration
         self.batch_size = batch_size
+        self.uses = uses
 
     @classmethod
     def load(cls, path: str | Path, device: str = "auto", batch_size: int = 64) -> "Predictor":
@@ -102,7 +113,7 @@ class Predictor:
                 f"{artifact.path}: the model ranks {ranker.L} labels, the vocabulary {vocabulary.L}: pack it again."
             )
         log.info("%s: %d labels", artifact.meta["name"], vocabulary.L)
-        return cls(ranker, vocabulary, artifact.calibration(), batch_size)
+        return cls(ranker, vocabulary, artifact.calibration(), batch_size, artifact.label_counts())
 
     @property
     def threshold(self) -> float:
@@ -111,30 +122,35 @@ class Predictor:
 
     @overload
     def predict(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too; the first match is meant
-        self, texts: str, top_k: int = 5, threshold: float | None = None
+        self, texts: str, top_k: int = 5, threshold: Threshold = None, min_precision: float | None = None
     ) -> list[Prediction]: ...
     @overload
     def predict(
-        self, texts: Iterable[str], top_k: int = 5, threshold: float | None = None
+        self, texts: Iterable[str], top_k: int = 5, threshold: Threshold = None, min_precision: float | None = None
     ) -> list[list[Prediction]]: ...
     def predict(
-        self, texts: str | Iterable[str], top_k: int = 5, threshold: float | None = None
+        self,
+        texts: str | Iterable[str],
+        top_k: int = 5,
+        threshold: Threshold = None,
+        min_precision: float | None = None,
     ) -> list[Prediction] | list[list[Prediction]]:
         """The best labels of a text, or of each of several texts.
 
         Args:
             texts: one text, or any number of them.
             top_k: at most so many labels a text.
-            threshold: leave out labels less probable than this, in [0, 1]; None keeps them. `self.threshold` is the
-                one chosen on dev.
+            threshold: leave out labels less probable than this, in [0, 1]; None keeps them. "tuned" is
+                `self.threshold`, chosen on dev for micro-F1; "macro" the one chosen there for macro-F1.
+            min_precision: in (0, 1]: leave out labels that on dev were right less often, by label frequency.
 
         Returns:
             For one text its predictions, the most probable first; for several a list of such lists, in their order.
 
         Raises:
             TypeError: a text is not a str.
-            ValueError: `top_k` or `threshold` is out of range.
-            PredictionError: out of memory.
+            ValueError: `top_k`, `threshold` or `min_precision` is out of range.
+            PredictionError: out of memory, or dev did not reach the precision.
 
         Example:
             >>> predictor = Predictor.load("data/models/artifact")
@@ -142,94 +158,114 @@ class Predictor:
             [Prediction(id='gnd:4064784-5', name='Wasserstoff', probability=0.87)]
         """
         if isinstance(texts, str):
-            return next(self.stream([texts], top_k, threshold))
-        return list(self.stream(texts, top_k, threshold))
+            return next(self.stream([texts], top_k, threshold, min_precision=min_precision))
+        return list(self.stream(texts, top_k, threshold, min_precision=min_precision))
 
     def stream(
-        self, texts: Iterable[str], top_k: int = 5, threshold: float | None = None, chunk_size: int | None = None
+        self,
+        texts: Iterable[str],
+        top_k: int = 5,
+        threshold: Threshold = None,
+        chunk_size: int | None = None,
+        min_precision: float | None = None,
     ) -> Iterator[list[Prediction]]:
         """Label texts lazily and in order, holding one chunk at a time.
 
         Args:
             texts: any iterable of texts, endless ones included.
             top_k: at most so many labels a text.
-            threshold: leave out labels less probable than this, in [0, 1]; None keeps them.
+            threshold: as of `predict`.
             chunk_size: texts taken from `texts` before the first of them is labelled; None means 16 batches. Small
                 chunks answer sooner, large ones waste less on padding.
+            min_precision: as of `predict`.
 
         Yields:
             Each text's predictions, the most probable first.
 
         Raises:
             TypeError: a text is not a str.
-            ValueError: `top_k`, `threshold` or `chunk_size` is out of range.
-            PredictionError: out of memory.
+            ValueError: `top_k`, `threshold`, `min_precision` or `chunk_size` is out of range.
+            PredictionError: out of memory, or dev did not reach the precision.
         """
-        return self._stream(texts, top_k, *self._checked(top_k, threshold, chunk_size))
+        return self._stream(texts, top_k, *self._checked(top_k, threshold, min_precision, chunk_size))
 
-    def _checked(self, top_k: int, threshold: float | None, chunk_size: int | None) -> tuple[float, int]:
-        """The least probability and the texts of a chunk."""
+    def _checked(
+        self, top_k: int, threshold: Threshold, min_precision: float | None, chunk_size: int | None
+    ) -> tuple[Float64, int]:
+        """The least probability of each label (V,), and the texts of a chunk."""
         if top_k < 1:
             raise ValueError(f"top_k is {top_k}, expected at least 1")
-        if threshold is not None and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold}, expected a probability from 0 to 1, or None")
         size = self.batch_size * BATCHES_A_CHUNK if chunk_size is None else chunk_size
         if size < 1:
             raise ValueError(f"chunk_size is {chunk_size}, expected at least 1")
-        return 0.0 if threshold is None else threshold, size
+        return np.broadcast_to(self.calibration.least(threshold, min_precision, self.uses), len(self.vocabulary)), size
 
-    def _stream(self, texts: Iterable[str], top_k: int, threshold: float, size: int) -> Iterator[list[Prediction]]:
+    def _stream(self, texts: Iterable[str], top_k: int, least: Float64, size: int) -> Iterator[list[Prediction]]:
         remaining = iter(texts)
         while chunk := list(islice(remaining, size)):
-            yield from self._predictions(self.rank(chunk, top_k), threshold)
+            yield from self._predictions(self.rank(chunk, top_k), least)
 
-    def _predictions(self, ranking: Ranking, threshold: float) -> Iterator[list[Prediction]]:
+    def _predictions(self, ranking: Ranking, least: Float64) -> Iterator[list[Prediction]]:
         for rows, probabilities in zip(ranking.labels.tolist(), ranking.scores.tolist(), strict=True):
             yield [
                 Prediction(*self.vocabulary.label(row), probability)
                 for row, probability in zip(rows, probabilities, strict=True)
-                if row != NO_LABEL and probability >= threshold
+                if row != NO_LABEL and probability >= least[row]
             ]
 
     @overload
     def explain(  # type: ignore[overload-overlap]  # as of `predict`
-        self, texts: str, top_k: int = 5, threshold: float | None = None, records: int = 3, terms: int = 5
+        self,
+        texts: str,
+        top_k: int = 5,
+        threshold: Threshold = None,
+        records: int = 3,
+        terms: int = 5,
+        min_precision: float | None = None,
     ) -> list[Explained]: ...
     @overload
     def explain(
-        self, texts: Iterable[str], top_k: int = 5, threshold: float | None = None, records: int = 3, terms: int = 5
+        self,
+        texts: Iterable[str],
+        top_k: int = 5,
+        threshold: Threshold = None,
+        records: int = 3,
+        terms: int = 5,
+        min_precision: float | None = None,
     ) -> list[list[Explained]]: ...
     def explain(
         self,
         texts: str | Iterable[str],
         top_k: int = 5,
-        threshold: float | None = None,
+        threshold: Threshold = None,
         records: int = 3,
         terms: int = 5,
+        min_precision: float | None = None,
     ) -> list[Explained] | list[list[Explained]]:
         """What `predict` gives for the same texts, each label with the reasons for its probability.
 
         Args:
-            texts, top_k, threshold: as of `predict`.
+            texts, top_k, threshold, min_precision: as of `predict`.
             records: at most so many training records that carry the label, of each index.
             terms: at most so many terms for the label, and so many against it.
 
         Raises:
             TypeError, ValueError: as of `predict`, or `records` or `terms` is below 0.
-            PredictionError: out of memory, or the ranker cannot explain.
+            PredictionError: as of `predict`, or the ranker cannot explain.
         """
         if isinstance(texts, str):
-            return next(self.explain_stream([texts], top_k, threshold, records, terms))
-        return list(self.explain_stream(texts, top_k, threshold, records, terms))
+            return next(self.explain_stream([texts], top_k, threshold, records, terms, min_precision=min_precision))
+        return list(self.explain_stream(texts, top_k, threshold, records, terms, min_precision=min_precision))
 
     def explain_stream(
         self,
         texts: Iterable[str],
         top_k: int = 5,
-        threshold: float | None = None,
+        threshold: Threshold = None,
         records: int = 3,
         terms: int = 5,
         chunk_size: int | None = None,
+        min_precision: float | None = None,
     ) -> Iterator[list[Explained]]:
         """`explain` lazily and in order, as `stream` is to `predict`."""
         if records < 0 or terms < 0:
@@ -240,23 +276,24 @@ class Predictor:
                 f"the model's ranker is of the kind {ranker.kind!r}, which cannot explain, expected a blend: predict "
                 "without explanations, or make an artifact of a blend."
             )
-        lowest, size = self._checked(top_k, threshold, chunk_size)
-        return self._explain(ranker, texts, top_k, lowest, size, records, terms)
+        least, size = self._checked(top_k, threshold, min_precision, chunk_size)
+        return self._explain(ranker, texts, top_k, least, size, records, terms)
 
     def _explain(
-        self, ranker: Explainer, texts: Iterable[str], top_k: int, threshold: float, size: int, records: int, terms: int
+        self, ranker: Explainer, texts: Iterable[str], top_k: int, least: Float64, size: int, records: int, terms: int
     ) -> Iterator[list[Explained]]:
-        slope, intercept = self.calibration.slope, self.calibration.intercept
         remaining = iter(texts)
         while chunk := list(islice(remaining, size)):
-            ranking, explanations = ranker.rank_to_explain(Documents(chunk), top_k)
-            found = self._predictions(self.calibration.calibrated(ranking), threshold)
+            ranking, explanations = ranker.rank_to_explain(Documents(chunk), max(top_k, self.calibration.places))
+            log_odds = self.calibration.log_odds(ranking.scores)
+            found = self._predictions(self.calibration.calibrated(ranking, top_k), least)
             for document, predictions in enumerate(found):
                 rows = [self.vocabulary.row(prediction.id) for prediction in predictions]
                 reasons = explanations.of(document, rows, records, terms)
+                own = dict(zip(ranking.labels[document].tolist(), log_odds[document].tolist(), strict=True))
                 yield [
-                    Explained(prediction, reason, (slope - 1) * reason.log_odds + intercept)
-                    for prediction, reason in zip(predictions, reasons, strict=True)
+                    Explained(prediction, reason, own[row] - reason.log_odds)
+                    for row, prediction, reason in zip(rows, predictions, reasons, strict=True)
                 ]
 
     def rank(self, documents: Sequence[str] | Documents, K: int, progress: Progress = silent) -> Ranking:
@@ -275,4 +312,5 @@ class Predictor:
             PredictionError: out of memory.
         """
         whole = documents if isinstance(documents, Documents) else Documents(documents)
-        return self.calibration.calibrated(self.ranker.rank(whole, K, progress=progress))
+        ranking = self.ranker.rank(whole, max(K, self.calibration.places), progress=progress)
+        return self.calibration.calibrated(ranking, K)

@@ -4,6 +4,7 @@ import lzma
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from cascadexml import Predictor
 from cascadexml.artifact import Origin, open_artifact
 from cascadexml.cli import main
 from cascadexml.data.corpus import Corpus
+from cascadexml.evaluation.choices import PRECISIONS, Choices
+from cascadexml.evaluation.thresholds import NEVER
 from tests.conftest import sample_records
 from tests.support.command_line import cascadexml
 from tests.support.tiny_artifacts import pack_again, pack_tiny
@@ -146,6 +149,41 @@ def test_thresholds(run: Run, artifact: Path, predictor: Predictor, tmp_path: Pa
     assert probabilities("--threshold", "tuned") == [p for p in every if p >= predictor.threshold]
 
 
+def test_choices_by_precision(
+    run: Run, artifact: Path, small_corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    low, high = (0.1,) * len(PRECISIONS), (0.6,) * 3 + (NEVER,) * (len(PRECISIONS) - 3)
+    choices = Choices(3, 10, 0.55, {"head": high, "torso": high, "tail": low})
+    calibration = replace(open_artifact(artifact).calibration(), choices=choices)
+    pack_again(tmp_path / "model", artifact.parent, small_corpus, calibration=calibration)
+    predictor = Predictor.load(tmp_path / "model", "cpu")
+    source = tmp_path / "lines.txt"
+    source.write_text("water\n")
+
+    def told(*arguments: object) -> list[str]:
+        code, out, _ = run("predict", tmp_path / "model", "--input", source, "--top-k", 100, *arguments)
+        assert code == 0
+        return [p["id"] for p in lines_of(out)[0]["predictions"]]
+
+    for arguments, asked in (
+        (("--min-precision", 0.6), {"min_precision": 0.6}),
+        (("--threshold", "macro"), {"threshold": "macro"}),
+        (("--threshold", 0.65, "--min-precision", 0.5), {"threshold": 0.65, "min_precision": 0.5}),
+    ):
+        expected = [p.id for p in predictor.predict("water", 100, **asked)]  # type: ignore[arg-type]
+        assert told(*arguments) == expected
+        assert 0 < len(expected) < 100
+    assert not caplog.messages
+    told("--min-precision", 0.8)
+    assert "not reached on dev by head and torso labels: none of them are given" in caplog.text
+    code, out, err = run("predict", tmp_path / "model", "--input", source, "--min-precision", 0.99)
+    assert (code, out) == (1, "")
+    assert "0.99 was not reached on dev by labels of any band: ask for at most 0.95" in err
+    code, _, err = run("predict", artifact, "--input", source, "--min-precision", 0.8)
+    assert code == 1
+    assert "trained without a dev split" in err
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -161,6 +199,9 @@ def test_thresholds(run: Run, artifact: Path, predictor: Predictor, tmp_path: Pa
         ["predict", "PATH", "--top-k", "many"],
         ["predict", "PATH", "--threshold", "1.5"],
         ["predict", "PATH", "--threshold", "nan"],
+        ["predict", "PATH", "--min-precision", "0"],
+        ["predict", "PATH", "--min-precision", "80"],
+        ["predict", "PATH", "--min-precision", "nan"],
         ["predict", "PATH", "--batch-size", "-1"],
         ["evaluate", "PATH"],
         ["info", "PATH", "--nonsense"],

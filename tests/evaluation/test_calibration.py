@@ -10,12 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import sparse
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import f1_score
 
 from cascadexml.errors import FormatError
 from cascadexml.evaluation.calibration import (
     Calibration,
-    best_threshold,
     expected_calibration_error,
     fit_calibration,
     reliability,
@@ -24,18 +22,28 @@ from cascadexml.evaluation.calibration import (
 from cascadexml.ranking import NO_LABEL, Ranking
 
 FINITE = st.floats(-50, 50)
-CALIBRATIONS = st.builds(Calibration, st.floats(1e-3, 50), FINITE, st.floats(0, 1))
+CALIBRATIONS = st.builds(
+    Calibration,
+    st.floats(1e-3, 50),
+    FINITE,
+    st.floats(0, 1),
+    bend=st.floats(-9e-4, 50),
+    mass=FINITE,
+    places=st.integers(1, 20),
+)
 
 
 def logit(p):
     return np.log(p / (1 - p))
 
 
-def drawn(N, K, slope, intercept, seed=0):
-    """(ranking, Y) where a label with score s is right with probability sigmoid(slope · logit(s) + intercept)."""
+def drawn(N, K, slope, intercept, seed=0, bend=0.0, mass=0.0):
+    """(ranking, Y) where a label is right with the probability that the module's formula gives for its score."""
     rng = np.random.default_rng(seed)
     ranking = Ranking.from_scores(rng.beta(0.5, 3, (N, K)).clip(1e-4, 0.999).astype(np.float32), K)
-    probability = 1 / (1 + np.exp(-(slope * logit(ranking.scores.astype(np.float64)) + intercept)))
+    s = ranking.scores.astype(np.float64)
+    m = s[:, :10].sum(axis=1, keepdims=True)
+    probability = 1 / (1 + np.exp(-(slope * logit(s) + bend * np.log(s) + mass * np.log(m) + intercept)))
     right = rng.random((N, K)) < probability
     Y = sparse.csr_matrix((np.ones(right.sum()), (np.nonzero(right)[0], ranking.labels[right])), shape=(N, K))
     return ranking, Y
@@ -44,35 +52,70 @@ def drawn(N, K, slope, intercept, seed=0):
 def test_a_known_sigmoid_is_found_again():
     ranking, Y = drawn(4000, 10, 1.7, -0.6)
     found = fit_calibration(ranking, Y)
-    assert found.slope == pytest.approx(1.7, abs=0.05)
-    assert found.intercept == pytest.approx(-0.6, abs=0.1)
-    scores, hits = suggestions(*drawn(4000, 10, 1.7, -0.6, seed=1), 10)
-    assert expected_calibration_error(found.apply(scores), hits) < 0.01
-    assert expected_calibration_error(scores, hits) > 0.03
+    # The two ends and the mass are free too: what they add stays about nothing.
+    assert found.slope == pytest.approx(1.7, abs=0.1)
+    assert found.bend == pytest.approx(0.0, abs=0.15)
+    assert found.mass == pytest.approx(0.0, abs=0.15)
+    assert found.intercept == pytest.approx(-0.6, abs=0.2)
+    other, truth = drawn(4000, 10, 1.7, -0.6, seed=1)
+    assert expected_calibration_error(*suggestions(found.calibrated(other), truth, 10)) < 0.01
+    assert expected_calibration_error(*suggestions(other, truth, 10)) > 0.03
+
+
+def test_ends_that_bend_apart_and_the_mass_are_found_again():
+    found = fit_calibration(*drawn(8000, 10, 0.6, 0.3, bend=0.9, mass=-0.8))
+    assert found.slope == pytest.approx(0.6, abs=0.1)
+    assert found.bend == pytest.approx(0.9, abs=0.15)
+    assert found.mass == pytest.approx(-0.8, abs=0.15)
+    assert found.intercept == pytest.approx(0.3, abs=0.25)
+
+
+def test_of_two_documents_with_a_label_of_one_score_the_one_with_more_such_labels_is_believed_less():
+    ranking, Y = drawn(4000, 12, 0.8, 0.0, mass=-1.0)
+    crowded, alone = np.full((1, 12), 0.9), np.array([[0.9, *[0.01] * 11]])
+    found = fit_calibration(ranking, Y)
+    assert found.apply(crowded)[0, 0] < found.apply(alone)[0, 0] - 0.1
+    # What stands behind the first places changes nothing.
+    crowded[0, 10:] = 0.5
+    assert found.apply(crowded)[0, 0] == found.apply(np.full((1, 10), 0.9))[0, 0]
+
+
+def test_candidates_behind_the_first_places_do_not_blur_the_first():
+    """Behind the tenth place all are wrong, whatever their score; the first ten are right as their scores say."""
+    ranking, Y = drawn(3000, 10, 1.0, 0.0)
+    labels = np.hstack([ranking.labels, np.tile(np.arange(10, 60, dtype=np.int32), (3000, 1))])
+    scores = np.hstack([ranking.scores, np.repeat(ranking.scores[:, 9:], 50, axis=1)])
+    wide = Ranking(labels, scores)
+    Y = sparse.csr_matrix((Y.data, Y.indices, Y.indptr), shape=(3000, 60))
+    found = fit_calibration(wide, Y)
+    assert expected_calibration_error(*suggestions(found.calibrated(wide), Y, 5)) < 0.01
 
 
 def test_the_fit_equals_logistic_regression():
-    ranking, Y = drawn(300, 10, 0.8, 0.5)
+    ranking, Y = drawn(300, 12, 0.8, 0.5)
     scores, hits = suggestions(ranking, Y, 10)
+    mass = np.repeat(ranking.scores[:, :10].astype(np.float64).sum(axis=1), 10)
+    X = np.column_stack([np.log(scores), -np.log(1 - scores), np.log(mass)])
     # Platt's smoothed targets, as weights of a right and a wrong copy of each candidate.
     right, wrong = hits.sum(), (~hits).sum()
     target = np.where(hits, (right + 1) / (right + 2), 1 / (wrong + 2))
     reference = LogisticRegression(C=np.inf, tol=1e-10, max_iter=1000)
     reference.fit(
-        np.tile(logit(scores), 2)[:, None],
+        np.tile(X, (2, 1)),
         np.repeat([1, 0], scores.size),
         sample_weight=np.concatenate([target, 1 - target]),
     )
     found = fit_calibration(ranking, Y)
-    assert found.slope == pytest.approx(reference.coef_[0, 0], abs=1e-3)
-    assert found.intercept == pytest.approx(reference.intercept_[0], abs=2e-3)
+    low, high, mass = reference.coef_[0]
+    assert [found.slope, found.bend, found.mass] == pytest.approx([high, low - high, mass], abs=3e-3)
+    assert found.intercept == pytest.approx(reference.intercept_[0], abs=5e-3)
 
 
 def test_ranks_stay_even_where_scores_mislead():
     # The lower the score, the more often it is right: the best slope would be negative.
     ranking, Y = drawn(300, 10, -1.0, -2.0)
     found = fit_calibration(ranking, Y)
-    assert found.slope > 0
+    assert found.slope > 0 < found.slope + found.bend
     assert (np.diff(found.calibrated(ranking).scores, axis=1) <= 0).all()
 
 
@@ -86,33 +129,8 @@ def test_probabilities_lie_in_0_1_and_keep_the_order(calibration, scores):
     assert ((inside >= 0) & (inside <= 1)).all()
     assert (np.diff(inside, axis=1) <= 0).all()
     assert np.isneginf(found.scores[:, 6:]).all()
-    assert (calibration.apply(np.array([-np.inf])) == 0).all()
-
-
-@settings(deadline=None, max_examples=60)
-@given(
-    hnp.arrays(np.float64, st.integers(1, 12), elements=st.sampled_from([0.05, 0.2, 0.5, 0.7, 0.95])),
-    st.integers(0, 2**12 - 1),
-    st.integers(0, 3),
-)
-def test_the_threshold_has_the_greatest_micro_f1(probabilities, bits, missed):
-    hits = np.array([bool(bits >> i & 1) for i in range(probabilities.size)])
-
-    def micro_f1(threshold):
-        truth = np.concatenate([hits, np.ones(missed, dtype=bool)])
-        return f1_score(
-            truth, np.concatenate([probabilities >= threshold, np.zeros(missed, dtype=bool)]), zero_division=0
-        )
-
-    found = best_threshold(probabilities, hits, int(hits.sum()) + missed)
-    assert micro_f1(found) == max(micro_f1(t) for t in [*probabilities.tolist(), 1.1])
-
-
-def test_equal_probabilities_are_taken_together_or_not_at_all():
-    """The second alone would be worth taking; with the four wrong ones that are as probable it is not."""
-    probabilities = np.array([0.9, 0.5, 0.5, 0.5, 0.5, 0.5])
-    hits = np.array([True, True, False, False, False, False])
-    assert 0.5 < best_threshold(probabilities, hits, positives=2) < 0.9
+    assert (calibration.apply(np.array([[-np.inf]])) == 0).all()
+    np.testing.assert_array_equal(calibration.calibrated(ranking, 2).scores, found.scores[:, :2])
 
 
 def test_labels_outside_the_candidates_count_as_missed():
@@ -173,7 +191,8 @@ def test_what_is_saved_reads_back_equal(tmp_path_factory, calibration):
 @pytest.mark.parametrize(
     "change",
     [
-        {"slope": 0}, {"slope": -1.0}, {"slope": "1"}, {"slope": True},
+        {"slope": 0}, {"slope": -1.0}, {"slope": "1"}, {"slope": True}, {"bend": -1.2}, {"mass": "0"}, {"places": 0},
+        {"places": 2.5}, {"choices": []}, {"choices": {"torso": 10}},
         {"intercept": None}, {"intercept": float("nan")}, {"threshold": 1.5}, {"version": None},
     ],
 )  # fmt: skip
@@ -188,7 +207,8 @@ def test_other_content_is_refused(tmp_path, change):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"version": 2}, "install a newer cascadexml"),
+        ({"version": 3}, "install a newer cascadexml"),
+        ({"version": 1}, "was written by an older cascadexml; make it again"),
         ({"kind": "cascadexml.tree"}, "expected a 'cascadexml.calibration'"),
     ],
 )

@@ -10,7 +10,7 @@ from scipy import sparse
 from cascadexml.config import EvaluateSettings
 from cascadexml.errors import DataError
 from cascadexml.evaluation.calibration import Calibration, calibration_report
-from cascadexml.evaluation.report import HEADLINES, EvaluationReport, caption, in_a_line
+from cascadexml.evaluation.report import HEADLINES, Attained, ChoicesReport, EvaluationReport, caption, in_a_line
 from cascadexml.metrics import differences, evaluate
 from cascadexml.ranking import Ranking
 
@@ -29,6 +29,7 @@ def report() -> EvaluationReport:
         {"popularity": differences(ours, theirs, Y, Y_train, settings)},
         {"P@1": 0.25},
         calibration_report(Calibration(0.8, -0.2, 0.3), ours, Y),
+        ChoicesReport(0.25, {"0.5": {"head": Attained(0.4, 7, 0.5, 0.1), "tail": Attained(None, 0, 0.0, 0.0)}}),
     )
 
 
@@ -59,7 +60,17 @@ def test_a_run_on_the_sample_reads_and_writes_to_the_same_bytes(repo_root: Path,
     assert [caption(name) for name in report.rankers] == [*told, "label popularity"]
 
 
-@pytest.mark.parametrize("content", [None, "{", "[1]", '{"bins": {"tail": {}}}', '{"calibration": {"slope": 1}}'])
+@pytest.mark.parametrize(
+    "content",
+    [
+        None,
+        "{",
+        "[1]",
+        '{"bins": {"tail": {}}}',
+        '{"calibration": {"slope": 1}}',
+        '{"choices": {"macro_F1": 0.1, "precision": {"0.5": {"head": {"given": 1}}}}}',
+    ],
+)
 def test_what_is_no_evaluation_is_refused_by_name(content: str | None, tmp_path: Path) -> None:
     path = tmp_path / "metrics.json"
     if content is not None:

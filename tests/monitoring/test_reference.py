@@ -77,7 +77,7 @@ def test_quality_and_labels_of_the_held_out_records(tiny: Path, small_corpus: Co
             assert row["unseen_labels"] == sum(label >= L for label in true)
             assert row["characters"] == len(split.texts[n])
             assert row["type"] == split.metadata.column("type")[n].as_py()
-            assert row["top_probability"] == pytest.approx(Calibration(0.3, 0.1).apply(ranking.scores[n, :1])[0])
+            assert row["top_probability"] == pytest.approx(Calibration(0.3, 0.1).apply(ranking.scores[n : n + 1])[0, 0])
             at += 1
 
 

@@ -1,6 +1,8 @@
 import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +20,15 @@ from cascadexml.data.tokens import TokenStore
 from cascadexml.device import pick_device
 from cascadexml.errors import DataError, FormatError, PredictionError
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.choices import Choices
+from cascadexml.evaluation.thresholds import NEVER
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
 from cascadexml.ranking import NO_LABEL
-from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny
+from tests.support.tiny_artifacts import MAX_LENGTH, pack_again, pack_tiny
 from tests.support.tiny_encoders import ARCHITECTURES
 
 
@@ -138,6 +142,74 @@ def test_the_threshold_leaves_out_what_is_less_probable(predictor: Predictor, te
     assert predictor.threshold == 0.25
 
 
+@pytest.fixture(scope="module")
+def choosy(artifact: Path, small_corpus: Corpus, predictor: Predictor, texts: list[str]) -> Predictor:
+    """The same model with thresholds by label, chosen so that each band keeps some of what it is offered."""
+    offered = [p.probability for found in predictor.predict(texts, top_k=30) for p in found]
+    low, middle, high = (float(q) for q in np.quantile(offered, [0.3, 0.5, 0.8]))
+    precision = {"head": (low,) * 8, "torso": (middle,) * 4 + (high,) * 4, "tail": (high,) + (NEVER,) * 7}
+    chosen = replace(predictor.calibration, choices=Choices(3, 10, middle, precision))
+    path = artifact.parent / "choosy"
+    pack_again(path, artifact.parent, small_corpus, calibration=chosen)
+    return Predictor.load(path, device="cpu", batch_size=7)
+
+
+def by_band(corpus: Corpus, thresholds: dict[str, float]) -> dict[str, float]:
+    """Label id → threshold, by its uses in train counted one by one; head from 10 on, torso from 3 on."""
+    uses = Counter(corpus.splits["train"].Y.indices.tolist())
+    bands = ("head" if uses[row] >= 10 else "torso" if uses[row] >= 3 else "tail" for row in range(corpus.vocabulary.L))
+    return {corpus.vocabulary.ids[row]: thresholds[band] for row, band in enumerate(bands)}
+
+
+def test_thresholds_by_label_leave_out_what_does_not_reach_its_band(
+    choosy: Predictor, small_corpus: Corpus, texts: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    every, choices = choosy.predict(texts, top_k=30), choosy.calibration.choices
+    assert choices is not None
+
+    def expected(thresholds: dict[str, float], least: float = 0.0) -> list[list[Prediction]]:
+        own = by_band(small_corpus, thresholds)
+        return [[p for p in found if p.probability >= max(own[p.id], least)] for found in every]
+
+    wanted = {band: values[6] for band, values in choices.precision.items()}
+    caplog.clear()
+    found = choosy.predict(texts, top_k=30, min_precision=0.9)
+    assert found == expected(wanted)
+    assert 0 < sum(map(len, found)) < sum(map(len, every))
+    assert caplog.messages == ["A precision of 0.9 was not reached on dev by tail labels: none of them are given."]
+    assert choosy.predict(texts, top_k=30, threshold="macro") == expected(dict.fromkeys(wanted, choices.macro))
+    assert choosy.predict(texts, top_k=30, threshold="tuned") == expected(dict.fromkeys(wanted, choosy.threshold))
+    cut = float(np.median([p.probability for kept in found for p in kept]))
+    both = choosy.predict(texts, top_k=30, threshold=cut, min_precision=0.9)
+    assert both == expected(wanted, cut) != found
+    assert list(choosy.stream(texts, 30, "macro", 5, 0.6)) == expected(
+        {band: max(choices.macro, values[1]) for band, values in choices.precision.items()}
+    )
+
+
+def test_without_thresholds_by_label_asking_for_them_is_an_error(
+    predictor: Predictor, choosy: Predictor, texts: list[str]
+) -> None:
+    for asked in ({"threshold": "macro"}, {"min_precision": 0.8}):
+        with pytest.raises(PredictionError, match="trained without a dev split; give a probability instead"):
+            predictor.stream(texts, **asked)  # type: ignore[arg-type]
+    bare = Predictor(choosy.ranker, choosy.vocabulary, choosy.calibration)
+    with pytest.raises(PredictionError, match="how often train uses each label: load it from an artifact"):
+        bare.stream(texts, min_precision=0.8)
+    with pytest.raises(PredictionError, match=r"0\.97 was not reached on dev by labels of any band"):
+        choosy.predict(texts, min_precision=0.97)
+
+
+def test_probabilities_are_the_same_whatever_is_asked_for(predictor: Predictor, texts: list[str]) -> None:
+    ranker, vocabulary = predictor.ranker, predictor.vocabulary
+    crowded = Predictor(ranker, vocabulary, replace(predictor.calibration, mass=-1.5, bend=0.5))
+    every = crowded.predict(texts[:5], top_k=30)
+    for top_k in (1, 3, 10):
+        found = crowded.predict(texts[:5], top_k=top_k)
+        assert all(close(one, other[:top_k]) for one, other in zip(found, every, strict=True))
+    assert not close(every[0], predictor.predict(texts[0], top_k=30))
+
+
 def test_top_k_beyond_the_labels_gives_each_at_most_once(predictor: Predictor, texts: list[str]) -> None:
     found = predictor.predict(texts[0], top_k=10_000)
     assert len({p.id for p in found}) == len(found) < predictor.vocabulary.L
@@ -169,8 +241,12 @@ def test_what_is_no_text_is_refused(predictor: Predictor, wrong: object) -> None
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"top_k": 0}, {"top_k": -1}, {"threshold": 1.5}, {"threshold": -0.1}, {"threshold": float("nan")}]
-)
+    "wrong",
+    [
+        {"top_k": 0}, {"top_k": -1}, {"threshold": 1.5}, {"threshold": -0.1}, {"threshold": float("nan")},
+        {"threshold": "best"}, {"min_precision": 0.0}, {"min_precision": 1.1}, {"min_precision": float("nan")},
+    ],
+)  # fmt: skip
 def test_values_out_of_range_are_refused_before_any_work(predictor: Predictor, wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=r"expected"):
         predictor.stream(["text"], **wrong)  # type: ignore[arg-type]
@@ -190,7 +266,7 @@ def test_any_ranker_predicts(small_corpus: Corpus, texts: list[str]) -> None:
         for n, found in enumerate(predictor.stream([*texts, ""], top_k=4)):
             rows = ranking.labels[n][ranking.labels[n] != NO_LABEL] if n < len(texts) else []
             assert [prediction.id for prediction in found] == [vocabulary.ids[row] for row in rows]
-            expected = calibration.apply(ranking.scores[n, : len(rows)]) if n < len(texts) else []
+            expected = calibration.apply(ranking.scores[n : n + 1])[0, : len(rows)] if n < len(texts) else []
             assert [prediction.probability for prediction in found] == pytest.approx(list(expected))
         assert predictor.threshold == 0.1
     with pytest.raises(ValueError, match="batch_size is 0, expected at least 1"):

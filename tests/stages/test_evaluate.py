@@ -5,6 +5,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from dvclive import Live
 
@@ -13,6 +14,8 @@ from cascadexml.data.corpus import Corpus, Split
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.choices import choices_report
+from cascadexml.evaluation.report import EvaluationReport
 from cascadexml.metrics import evaluate
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
@@ -87,16 +90,30 @@ def test_tables_and_pictures_are_written(evaluated):
     folder = evaluated / REPORTS / "evaluation"
     report = json.loads((evaluated / REPORTS / "metrics.json").read_text())
     tables = {file.stem: list(csv.DictReader(file.read_text().splitlines())) for file in folder.glob("*.csv")}
-    assert set(tables) == {"baselines", "bins", "reliability", "scores"}
+    assert set(tables) == {"abstention", "baselines", "bins", "reliability", "scores"}
     assert [float(row["CascadeXML"]) for row in tables["baselines"]] == pytest.approx(
         [report["test"][f"P@{k}"] for k in KNOBS.ks], rel=1e-5
     )
     assert sum(int(row["size"]) for row in tables["reliability"]) == 60 * 5
     assert sum(int(row["right"]) + int(row["wrong"]) for row in tables["scores"]) == 60 * 5
-    pictures = {"precision_at_k", "recall_by_frequency", "reliability", "scores", "training"}
+    assert [float(row["kept"]) for row in tables["abstention"]] == pytest.approx([i / 50 for i in range(1, 51)])
+    assert float(tables["abstention"][-1]["all"]) == pytest.approx(report["test"]["P@5"], rel=1e-5)
+    pictures = {"abstention", "precision_at_k", "recall_by_frequency", "reliability", "scores", "training"}
     assert {file.stem for file in folder.glob("*.png")} == pictures
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in folder.glob("*.png"))
     assert (evaluated / REPORTS / "examples.html").read_text().count("<article>") == 6
+
+
+def test_thresholds_by_label_are_chosen_on_dev_and_told_of_on_test(evaluated, small_corpus):
+    calibration = Calibration.load(evaluated / CALIBRATION)
+    assert (calibration.choices.torso, calibration.choices.head) == (KNOBS.torso, KNOBS.head)
+    ranking = calibration.calibrated(Ranking.load(evaluated / REPORTS / "test_ranking.npz"))
+    found = EvaluationReport.load(evaluated / REPORTS / "metrics.json")
+    uses = np.bincount(small_corpus.splits["train"].Y.indices, minlength=len(small_corpus.vocabulary))
+    assert found.choices == choices_report(calibration.choices, ranking, small_corpus.splits["test"].Y, uses)
+    given = [found.choices.precision[wanted]["head"].given for wanted in ("0.5", "0.7", "0.95")]
+    assert given == sorted(given, reverse=True)
+    assert found.choices.macro_F1 > 0
 
 
 def test_the_same_inputs_give_the_same_bytes(evaluated, monkeypatch):

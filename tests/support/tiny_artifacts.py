@@ -14,7 +14,7 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import Tokens, TokenStore
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.evaluation.held_out import HELD_OUT, Seen, see
-from cascadexml.evaluation.report import EvaluationReport
+from cascadexml.evaluation.report import Attained, ChoicesReport, EvaluationReport
 from cascadexml.labels.tree import build_tree
 from cascadexml.metrics import BinReport, Report
 from cascadexml.monitoring.reference import make_reference
@@ -69,6 +69,14 @@ def tiny_metrics() -> EvaluationReport:
     return EvaluationReport(
         Report(figures, intervals, {"tail": BinReport(7, 5, 9, {"R@5": 0.125}, {"R@5": (0.1, 0.15)})}),
         {"popularity": Report({name: value / 4 for name, value in figures.items()}, {"P@1": (0.1, 0.11)})},
+        choices=ChoicesReport(
+            0.1875,
+            {
+                "0.5": {name: Attained(0.25, 20, 0.55, 0.3) for name in ("head", "torso", "tail")},
+                "0.95": {"head": Attained(0.875, 0, 0.0, 0.0)}
+                | {name: Attained(None, 0, 0.0, 0.0) for name in ("torso", "tail")},
+            },
+        ),
     )
 
 

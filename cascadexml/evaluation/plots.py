@@ -23,6 +23,9 @@ from cascadexml.ranking import NO_LABEL, Ranking
 _COLOURS = ("#0072b2", "#e69f00", "#999999", "#009e73", "#cc79a7", "#56b4e9")
 _INK = "#333333"
 
+# Wanted precisions whose thresholds are marked: all of them would hide each other.
+_MARKED = (0.5, 0.7, 0.9)
+
 # What `cascadexml.training` records, by panel.
 _PANELS = {
     "loss by resolution": "loss/",
@@ -202,7 +205,7 @@ def abstention_curve(
         axes.plot(shares, columns[name], color=_COLOURS[i], linewidth=1.5, label=f"{name}: {order.size:,}")
         for wanted, threshold in zip(PRECISIONS, choices.precision.get(name, ()), strict=False):
             taken = int((probabilities[mine] >= threshold).sum())
-            if taken:
+            if taken and wanted in _MARKED:
                 at = (taken / order.size, precision[taken - 1])
                 axes.plot(*at, color=_COLOURS[i], marker="o", markersize=4)
                 axes.annotate(f"{wanted:g}", at, (3, 4), textcoords="offset points", fontsize=7, color=_INK)

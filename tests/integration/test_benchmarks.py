@@ -12,11 +12,13 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from benchmarks import drift, judgement, warm_start
+from benchmarks import calibration, drift, judgement, warm_start
 from cascadexml import Predictor
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
+from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer
+from cascadexml.rankers.neighbours import NearestNeighbours
 from tests.conftest import sample_records
 from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny
 
@@ -80,6 +82,18 @@ def test_drift(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
         assert line["records"] <= 60
         assert sum(line["verdicts"].values()) == pytest.approx(1)
         assert line["failed"].keys() == line["median"].keys()
+
+
+def test_calibration(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
+    corpus = Corpus.load(inputs.corpus)
+    train = corpus.splits["train"]
+    # A random network is right about nothing, and nothing could be fitted.
+    NearestNeighbours.fit(Documents(train.texts), train.Y[:, : corpus.vocabulary.L].tocsr(), 5).save(tmp_path / "model")
+    lines = bench(
+        calibration, tmp_path / "model", inputs.corpus, "--tokens", inputs.tokens, "--deals", 1, "--device", "cpu"
+    )
+    assert [line["form"] for line in lines] == [form.name for form in calibration.FORMS]
+    assert all(0 < line[name] < 1 for line in lines for name in ("ECE@1", "ECE@5", "ECE@10"))
 
 
 def test_judgement(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:

@@ -72,9 +72,9 @@ class Calibration:
     places: int = PLACES
 
     def log_odds(self, scores: npt.NDArray[np.floating]) -> Float64:
-        """The logits of the probabilities that `apply` gives."""
-        weights = np.array([self.slope + self.bend, self.slope, self.mass, self.intercept])
-        return np.asarray(_design(scores, self.places) @ weights)
+        """(N, K): the logits of the probabilities that `apply` gives."""
+        low, high, mass = _terms(scores, self.places)
+        return np.asarray((self.slope + self.bend) * low + self.slope * high + self.mass * mass + self.intercept)
 
     def apply(self, scores: npt.NDArray[np.floating]) -> Float64:
         """Turn the scores of N documents into probabilities, in the same order.
@@ -108,10 +108,14 @@ class Calibration:
             ValueError: a value is out of range.
             PredictionError: what is asked for was not chosen, or not reached, on dev.
         """
-        if isinstance(threshold, str) and threshold not in ("tuned", "macro"):
-            raise ValueError(f"threshold is {threshold!r}, expected a probability, 'tuned', 'macro' or None")
-        if isinstance(threshold, int | float) and not 0 <= threshold <= 1:
-            raise ValueError(f"threshold is {threshold}, expected a probability from 0 to 1, or None")
+        if isinstance(threshold, str):
+            wrong = threshold not in ("tuned", "macro")
+        else:
+            wrong = threshold is not None and not 0 <= threshold <= 1
+        if wrong:
+            raise ValueError(
+                f"threshold is {threshold!r}, expected a probability from 0 to 1, 'tuned', 'macro' or None"
+            )
         if min_precision is not None and not 0 < min_precision <= 1:
             raise ValueError(f"min_precision is {min_precision}, expected a share above 0 and at most 1, or None")
         if threshold == "macro" or min_precision is not None:
@@ -189,7 +193,8 @@ def fit_calibration(ranking: Ranking, Y: sparse.csr_matrix) -> Calibration:
             hits.sum(),
         )
         return Calibration()
-    low, high, mass, intercept = _fitted(_design(ranking.scores, places)[first], hits)
+    terms = [np.broadcast_to(term, first.shape)[first] for term in _terms(ranking.scores, places)]
+    low, high, mass, intercept = _fitted(np.column_stack([*terms, np.ones(hits.size)]), hits)
     found = Calibration(slope=high, intercept=intercept, bend=low - high, mass=mass, places=places)
     probabilities = found.apply(ranking.scores)[candidates]
     return replace(found, threshold=best_threshold(probabilities, right[candidates], positives=Y.nnz))
@@ -232,12 +237,12 @@ def calibration_report(calibration: Calibration, ranking: Ranking, Y: sparse.csr
     )
 
 
-def _design(scores: npt.NDArray[np.floating], places: int) -> Float64:
-    """(N, K, 4): ln s, -ln(1 - s), ln m and 1 of scores (N, K), of which the first `places` add up to m."""
+def _terms(scores: npt.NDArray[np.floating], places: int) -> tuple[Float64, Float64, Float64]:
+    """(N, K) ln s, (N, K) -ln(1 - s), and (N, 1) ln m of scores (N, K), of which the first `places` add up to m."""
     # A float32 just below 1 rounds to 1: the bounds keep its logit finite.
     s = np.clip(scores.astype(np.float64), 1e-12, 1 - 1e-7)
     m = np.log(s[:, :places].sum(axis=1, keepdims=True, initial=1e-12))
-    return np.stack([np.log(s), -np.log1p(-s), np.broadcast_to(m, s.shape), np.ones_like(s)], axis=-1)
+    return np.log(s), -np.log1p(-s), m
 
 
 def _fitted(X: Float64, hits: Bool) -> list[float]:

@@ -4,9 +4,12 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
 from cascadexml.errors import DataError
+
+Start = Literal["refit", "warm", "cold"]
+"""How a challenger begins: at the champion, whose network stays as it is or trains on, or from the start."""
 
 
 @dataclass(frozen=True)
@@ -57,17 +60,19 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Plan:
-    """What goes into a retraining.
+    """What goes into a retraining's challenger.
 
     Attributes:
         champion: the version that it starts from.
         batches: keys of the accepted batches, sorted.
+        challenger: how it begins.
         settings: key=value pairs laid over params.yaml.
         params: SHA-256 of the project's params.yaml.
     """
 
     champion: str
     batches: tuple[str, ...]
+    challenger: Start
     settings: tuple[str, ...]
     params: str
 
@@ -81,8 +86,13 @@ class Plan:
         return {**self._content(), "key": self.key}
 
     def _content(self) -> dict[str, Any]:
-        content = {"champion": self.champion, "batches": list(self.batches), "settings": list(self.settings)}
-        return {**content, "params": self.params}
+        return {
+            "champion": self.champion,
+            "batches": list(self.batches),
+            "challenger": self.challenger,
+            "settings": list(self.settings),
+            "params": self.params,
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
@@ -92,14 +102,19 @@ class Plan:
             DataError: it is something else.
         """
         try:
-            return cls(content["champion"], tuple(content["batches"]), tuple(content["settings"]), content["params"])
+            settings = tuple(content["settings"])
+            # Records from before there were refits do not tell.
+            challenger = content.get("challenger", "warm" if settings else "cold")
+            if challenger not in get_args(Start):
+                raise TypeError(f"challenger {challenger!r}")
+            return cls(content["champion"], tuple(content["batches"]), challenger, settings, content["params"])
         except (KeyError, TypeError) as error:
             raise DataError(f"This is no plan of a retraining ({error!r}): expected what the flow writes.") from None
 
 
 @dataclass(frozen=True)
 class Retraining:
-    """A retraining that was done, as the registry keeps it.
+    """A challenger that a retraining tried, as the registry keeps it.
 
     Attributes:
         plan: what went into it.

@@ -13,9 +13,10 @@ from prefect.client.schemas.objects import State
 from prefect.states import Completed
 
 from cascadexml.bundle import beside
-from cascadexml.config import load_settings
+from cascadexml.config import Challenger, load_settings
 from cascadexml.errors import DataError
 from flows import tasks
+from flows.challengers import left_to_try, make_plans
 from flows.pipeline import report
 from flows.records import Plan, Retraining
 from flows.workspace import make_workspace
@@ -26,7 +27,11 @@ LEFT_OUT = ("drift",)
 
 @flow(name="retraining")
 def retraining(
-    batch: str | None = None, reason: str = "schedule", project: str = ".", cold: bool = False, force: bool = False
+    batch: str | None = None,
+    reason: str = "schedule",
+    project: str = ".",
+    challenger: Challenger | None = None,
+    force: bool = False,
 ) -> State[dict[str, Any]]:
     """Train a challenger on the corpus and all accepted batches, and promote it only if it beats the champion.
 
@@ -37,7 +42,10 @@ def retraining(
         batch: the key of the batch that asked for this, for the record; all accepted batches are used.
         reason: why, for the record.
         project: the project's root.
-        cold: start from the encoder's own weights and a new tree, not the champion's; label rows stay all the same.
+        challenger: None: `retrain.challenger` of params.yaml. refit: the champion's network as it is, linear
+            classifiers, neighbours and blend fitted anew. warm: the network trains on as well. cold: from the encoder's
+            own weights and a new tree; label rows stay all the same. refit_first: a refit and, if that does not beat
+            the champion, warm.
         force: also when the champion already knows all batches, or this was tried before and the champion stayed.
 
     Returns:
@@ -46,28 +54,49 @@ def retraining(
     Raises:
         StageError: a stage failed.
         DataError: there is no champion to start from.
+        ConfigError: settings do not go together.
     """
     folder = Path(project).resolve()
     settings = load_settings(folder / "params.yaml")
     champion = tasks.pull_champion(folder)
     if champion is None:
         raise DataError(f"{settings.package.name} has no champion to follow: run the pipeline flow first.")
-    batches = accepted(folder)
-    plan = make_plan(folder, champion, batches, settings.retrain.settings, cold)
-    tried = None if force else done_before(folder, plan, champion)
-    if tried is not None:
-        create_markdown_artifact(f"# Nothing new\n\n{tried}", key="judgement")
-        return Completed(name="NothingNew", message=tried)
-    get_run_logger().info("retraining because of %s, %d batches", batch or reason, len(batches))
-    workspace = folder / "data" / "workspaces" / plan.key
-    prepare(folder, workspace, champion, batches, plan.settings)
-    tasks.run_stages([stage for stage in tasks.dvc_stages(workspace) if stage not in LEFT_OUT], workspace)
-    report(keep_reports(workspace, folder / "data" / "reports" / "retraining" / plan.key))
-    outcome = tasks.decide(workspace, champion, "if_better")
-    note(folder, Retraining(plan, outcome, batch, reason))
-    shutil.rmtree(workspace)
-    name = "Promoted" if outcome.promoted else "ChampionStays"
-    return Completed(name=name, message=" ".join(outcome.reasons), data=outcome.to_json())
+    params = hashlib.sha256((folder / "params.yaml").read_bytes()).hexdigest()
+    asked = challenger or settings.retrain.challenger
+    plans, nothing = make_plans(settings, params, champion.version.version, accepted(folder), asked), ""
+    if not force:
+        plans, nothing = left_to_try(plans, done_before(folder))
+    if not plans:
+        create_markdown_artifact(f"# Nothing new\n\n{nothing}", key="judgement")
+        return Completed(name="NothingNew", message=nothing)
+    get_run_logger().info("retraining because of %s, %d batches", batch or reason, len(plans[0].batches))
+    tried = try_in_turn(folder, champion, plans, batch, reason)
+    said = [f"{each.plan.challenger}: {' '.join(each.outcome.reasons)}" for each in tried]
+    last = tried[-1].outcome
+    create_markdown_artifact("# Challengers\n\n" + "\n".join(f"- {each}" for each in said), key="challengers")
+    name = "Promoted" if last.promoted else "ChampionStays"
+    return Completed(name=name, message=" ".join(said), data=last.to_json())
+
+
+def try_in_turn(
+    folder: Path, champion: tasks.Champion, plans: Sequence[Plan], batch: str | None, reason: str
+) -> list[Retraining]:
+    """Train and judge one challenger after the other until one serves; each is noted before the next begins."""
+    tried: list[Retraining] = []
+    for plan in plans:
+        get_run_logger().info(
+            "challenger: %s, with %s", plan.challenger, " ".join(plan.settings) or "no other settings"
+        )
+        workspace = folder / "data" / "workspaces" / plan.key
+        prepare(folder, workspace, champion, plan)
+        tasks.run_stages([stage for stage in tasks.dvc_stages(workspace) if stage not in LEFT_OUT], workspace)
+        report(keep_reports(workspace, folder / "data" / "reports" / "retraining" / plan.key))
+        tried.append(Retraining(plan, tasks.decide(workspace, champion, "if_better"), batch, reason))
+        note(folder, tried[-1])
+        shutil.rmtree(workspace)
+        if tried[-1].outcome.serves:
+            break
+    return tried
 
 
 @task(**tasks.NETWORK_RETRIES)
@@ -77,39 +106,24 @@ def accepted(folder: Path) -> list[str]:
     return registry.records(name, "batches")
 
 
-def make_plan(folder: Path, champion: tasks.Champion, batches: Sequence[str], extra: Sequence[str], cold: bool) -> Plan:
-    """What goes into a retraining."""
-    warm = () if cold else ("train.warm_start=true", *extra)
-    params = hashlib.sha256((folder / "params.yaml").read_bytes()).hexdigest()
-    return Plan(champion.version.version, tuple(sorted(batches)), warm, params)
-
-
 @task(**tasks.NETWORK_RETRIES)
-def done_before(folder: Path, plan: Plan, champion: tasks.Champion) -> str | None:
-    """Why this plan needs no work, if it does not."""
+def done_before(folder: Path) -> list[Retraining]:
+    """All challengers that retrainings have tried."""
     registry, name = tasks.model_registry(folder)
-    keys = registry.records(name, "retrainings")
-    if plan.key in keys:
-        return "These batches have been tried against this champion, and it stayed."
-    for key in keys:
-        done = Retraining.from_json(json.loads(registry.read_record(name, "retrainings", key)))
-        if done.outcome.version == champion.version.version and done.plan.batches == plan.batches:
-            return "The champion was trained on all accepted batches."
-    return None if plan.batches else "No batch has been accepted since the source was read."
+    read = (registry.read_record(name, "retrainings", key) for key in registry.records(name, "retrainings"))
+    return [Retraining.from_json(json.loads(content)) for content in read]
 
 
 @task(**tasks.NETWORK_RETRIES)
-def prepare(
-    folder: Path, workspace: Path, champion: tasks.Champion, batches: Sequence[str], settings: Sequence[str]
-) -> None:
+def prepare(folder: Path, workspace: Path, champion: tasks.Champion, plan: Plan) -> None:
     """Make the workspace: code and settings, the champion to start from, the accepted batches."""
-    make_workspace(folder, workspace, settings)
+    make_workspace(folder, workspace, plan.settings)
     registry, name = tasks.model_registry(folder)
     base = workspace / "data" / "base" / "artifact"
     if not base.exists():
         with beside(base) as new:
             shutil.copytree(champion.path, new)
-    for key in batches:
+    for key in plan.batches:
         file = workspace / "data" / "accepted" / f"{key}.parquet"
         if not file.exists():
             with beside(file) as new:

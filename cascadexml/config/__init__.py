@@ -10,7 +10,7 @@ from cascadexml.config.judge import JudgeSettings
 from cascadexml.config.linear import LinearSettings
 from cascadexml.config.package import PackageSettings
 from cascadexml.config.registry import RegistrySettings
-from cascadexml.config.retrain import RetrainSettings
+from cascadexml.config.retrain import Challenger, RetrainSettings
 from cascadexml.config.settings import Settings, load_section, load_settings, settings_from
 from cascadexml.config.tokenize import TokenizeSettings
 from cascadexml.config.train import TrainSettings
@@ -19,6 +19,7 @@ from cascadexml.config.validate import ValidateSettings
 __all__ = [
     "AcceptedSettings",
     "BlendSettings",
+    "Challenger",
     "ClusterSettings",
     "ColumnSettings",
     "DownloadSettings",

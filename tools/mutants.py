@@ -238,6 +238,44 @@ MUTANTS = (
         ),
     ),
     *_in(
+        "flows/challengers.py",
+        "tests/flows/test_challengers.py",
+        (
+            'return (*warm, "train.epochs=0") if start == "refit" else warm',
+            'return ("train.epochs=0", *warm) if start == "refit" else warm',
+            "test_a_refit_takes_the_champions_network_and_trains_no_step",
+        ),
+        (
+            "    if attempts == 1:\n",
+            "    if attempts:\n",
+            "test_two_looks_share_the_doubt_of_one",
+        ),
+        (
+            "left = [plan for plan in plans if plan.key not in tried]",
+            "left = [] if plans[0].key in tried else list(plans)",
+            "test_a_retraining_that_broke_off_after_the_refit_goes_on_with_the_warm_start",
+        ),
+        (
+            '            if first.challenger == "refit":\n',
+            "            if first:\n",
+            "test_after_a_refit_that_won_the_network_trains_only_for_who_asks",
+        ),
+    ),
+    *_in(
+        "flows/retraining.py",
+        "tests/flows/test_retraining.py",
+        (
+            "        if tried[-1].outcome.serves:\n",
+            "        if False:\n",
+            "test_a_refit_that_wins_spares_the_network_its_training",
+        ),
+        (
+            "        note(folder, tried[-1])\n",
+            "",
+            "test_a_refit_that_is_no_better_is_noted_before_the_network_trains",
+        ),
+    ),
+    *_in(
         "cascadexml/evaluation/judge.py",
         "tests/evaluation/test_judgement.py",
         (

@@ -90,8 +90,10 @@ def try_in_turn(
         workspace = folder / "data" / "workspaces" / plan.key
         prepare(folder, workspace, champion, plan)
         tasks.run_stages([stage for stage in tasks.dvc_stages(workspace) if stage not in LEFT_OUT], workspace)
-        report(keep_reports(workspace, folder / "data" / "reports" / "retraining" / plan.key))
+        kept = folder / "data" / "reports" / "retraining" / plan.key
+        report(keep_reports(workspace, kept))
         tried.append(Retraining(plan, tasks.decide(workspace, champion, "if_better"), batch, reason))
+        keep_reports(workspace, kept)  # with the judgement's page
         note(folder, tried[-1])
         shutil.rmtree(workspace)
         if tried[-1].outcome.serves:

@@ -143,7 +143,8 @@ def test_drift_starts_a_retraining_whose_challenger_is_judged(
     assert outcome["promoted"] == (state["name"] == "Promoted")
     assert champion(registry) == (outcome["version"] if outcome["promoted"] else before)
     for each in tried.values():
-        assert (project.root / "data/reports/retraining" / each["key"] / "metrics.json").is_file()
+        kept = project.root / "data/reports/retraining" / each["key"]
+        assert (kept / "metrics.json").is_file() and (kept / "judgement" / "judgement.md").is_file()
         assert not (project.root / "data/workspaces" / each["key"]).exists()
         judged = f"{each['version']}-against-{before}"
         (judgement,) = [key for key in registry.records(MODEL, "judgements") if key.startswith(judged)]

@@ -277,24 +277,7 @@ class Predictor:
                 "without explanations, or make an artifact of a blend."
             )
         least, size = self._checked(top_k, threshold, min_precision, chunk_size)
-        return self._explain(ranker, texts, top_k, least, size, records, terms)
-
-    def _explain(
-        self, ranker: Explainer, texts: Iterable[str], top_k: int, least: Float64, size: int, records: int, terms: int
-    ) -> Iterator[list[Explained]]:
-        remaining = iter(texts)
-        while chunk := list(islice(remaining, size)):
-            ranking, explanations = ranker.rank_to_explain(Documents(chunk), max(top_k, self.calibration.places))
-            log_odds = self.calibration.log_odds(ranking.scores)
-            found = self._predictions(self.calibration.calibrated(ranking, top_k), least)
-            for document, predictions in enumerate(found):
-                rows = [self.vocabulary.row(prediction.id) for prediction in predictions]
-                reasons = explanations.of(document, rows, records, terms)
-                own = dict(zip(ranking.labels[document].tolist(), log_odds[document].tolist(), strict=True))
-                yield [
-                    Explained(prediction, reason, own[row] - reason.log_odds)
-                    for row, prediction, reason in zip(rows, predictions, reasons, strict=True)
-                ]
+        return _explain(self, ranker, texts, top_k, least, size, records, terms)
 
     def rank(self, documents: Sequence[str] | Documents, K: int, progress: Progress = silent) -> Ranking:
         """The best K labels of N texts, as rows of the vocabulary.
@@ -314,3 +297,29 @@ class Predictor:
         whole = documents if isinstance(documents, Documents) else Documents(documents)
         ranking = self.ranker.rank(whole, max(K, self.calibration.places), progress=progress)
         return self.calibration.calibrated(ranking, K)
+
+
+def _explain(
+    predictor: Predictor,
+    ranker: Explainer,
+    texts: Iterable[str],
+    top_k: int,
+    least: Float64,
+    size: int,
+    records: int,
+    terms: int,
+) -> Iterator[list[Explained]]:
+    calibration, vocabulary = predictor.calibration, predictor.vocabulary
+    remaining = iter(texts)
+    while chunk := list(islice(remaining, size)):
+        ranking, explanations = ranker.rank_to_explain(Documents(chunk), max(top_k, calibration.places))
+        log_odds = calibration.log_odds(ranking.scores)
+        found = predictor._predictions(calibration.calibrated(ranking, top_k), least)
+        for document, predictions in enumerate(found):
+            rows = [vocabulary.row(prediction.id) for prediction in predictions]
+            reasons = explanations.of(document, rows, records, terms)
+            own = dict(zip(ranking.labels[document].tolist(), log_odds[document].tolist(), strict=True))
+            yield [
+                Explained(prediction, reason, own[row] - reason.log_odds)
+                for row, prediction, reason in zip(rows, predictions, reasons, strict=True)
+            ]

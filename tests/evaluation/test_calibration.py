@@ -88,7 +88,8 @@ def test_candidates_behind_the_first_places_do_not_blur_the_first():
     wide = Ranking(labels, scores)
     Y = sparse.csr_matrix((Y.data, Y.indices, Y.indptr), shape=(3000, 60))
     found = fit_calibration(wide, Y)
-    assert expected_calibration_error(*suggestions(found.calibrated(wide), Y, 5)) < 0.01
+    assert expected_calibration_error(*suggestions(found.calibrated(wide), Y, 10)) < 0.01
+    assert found.log_odds(ranking.scores).mean() == pytest.approx(logit(ranking.scores).mean(), abs=0.1)
 
 
 def test_the_fit_equals_logistic_regression():

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ from cascadexml import Predictor
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import PredictionError
 from cascadexml.evaluation.calibration import Calibration
+from cascadexml.evaluation.choices import PRECISIONS, Choices
 from cascadexml.rankers.blend import BlendExplanations
 from cascadexml.rankers.popularity import Popularity
 from tests.support.tiny_artifacts import pack_tiny_blend
@@ -39,19 +41,34 @@ def test_predictions_are_those_without_explanations(predictor: Predictor, texts:
         explained = [[each.prediction for each in found] for found in predictor.explain(texts, **knobs)]
         assert explained == predictor.predict(texts, **knobs)
         assert explained[-2:] == [[], []]
+    offered = [each.probability for found in predictor.predict(texts, top_k=30) for each in found]
+    cuts = {"head": 0.0, "torso": float(np.median(offered)), "tail": float(np.quantile(offered, 0.8))}
+    choices = Choices(3, 10, cuts["torso"], {band: (cut,) * len(PRECISIONS) for band, cut in cuts.items()})
+    chosen = replace(predictor.calibration, choices=choices)
+    choosy = Predictor(predictor.ranker, predictor.vocabulary, chosen, 7, predictor.uses)
+    for asked in ({"threshold": "macro"}, {"min_precision": 0.8}):
+        given = [[each.prediction for each in found] for found in choosy.explain(texts, top_k=30, **asked)]
+        assert given == choosy.predict(texts, top_k=30, **asked)
+        assert 0 < sum(map(len, given)) < len(offered)
     (found,) = predictor.explain(texts[:1])
     alone = predictor.explain(texts[0])
     assert [each.prediction.id for each in alone] == [each.prediction.id for each in found]
     assert predictor.explain("") == []
 
 
-def test_shares_and_calibration_add_up_to_the_probability(predictor: Predictor, texts: list[str]) -> None:
-    for text, found in zip(texts, predictor.explain(texts, top_k=4), strict=True):
-        ranked = predictor.rank([text], 4)
+@pytest.mark.parametrize("changes", [{}, {"bend": 0.2, "mass": -0.3, "places": 7}])
+def test_shares_and_calibration_add_up_to_the_probability(
+    predictor: Predictor, texts: list[str], changes: dict[str, float]
+) -> None:
+    calibration = replace(predictor.calibration, **changes)
+    whole = Predictor(predictor.ranker, predictor.vocabulary, calibration, predictor.batch_size)
+    for text, found in zip(texts, whole.explain(texts, top_k=4), strict=True):
+        ranked = whole.rank([text], 4)
         for place, each in enumerate(found):
             log_odds = sum(each.explanation.shares.values())
             assert special.expit(log_odds + each.calibration) == pytest.approx(each.prediction.probability, abs=1e-6)
-            assert each.prediction.id == predictor.vocabulary.ids[ranked.labels[0, place]]
+            assert each.prediction.id == whole.vocabulary.ids[ranked.labels[0, place]]
+            assert each.prediction.probability == pytest.approx(float(ranked.scores[0, place]), abs=1e-5)
 
 
 def test_records_are_training_records_with_the_label(

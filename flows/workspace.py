@@ -13,7 +13,7 @@ from cascadexml.bundle import beside
 from cascadexml.config import load_settings, overrides
 from cascadexml.errors import ConfigError
 
-CODE = ("cascadexml", "stages", "dvc.yaml", "params.yaml", "requirements.lock", ".dvc/config")
+CODE = ("cascadexml", "stages", "dvc.yaml", "params.yaml", "requirements.lock", ".dvcignore", ".dvc/config")
 
 
 def make_workspace(project: Path, folder: Path, settings: Sequence[str]) -> None:

@@ -12,15 +12,17 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from benchmarks import calibration, drift, judgement, warm_start
+from benchmarks import calibration, drift, judgement, mixture, warm_start
 from cascadexml import Predictor
+from cascadexml.artifact import open_artifact
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer
+from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.neighbours import NearestNeighbours
 from tests.conftest import sample_records
-from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny
+from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny, tiny_blend
 
 pytestmark = pytest.mark.integration
 
@@ -94,6 +96,17 @@ def test_calibration(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
     )
     assert [line["form"] for line in lines] == [form.name for form in calibration.FORMS]
     assert all(0 < line[name] < 1 for line in lines for name in ("ECE@1", "ECE@5", "ECE@10"))
+
+
+def test_mixture(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
+    corpus, artifact = Corpus.load(inputs.corpus), open_artifact(inputs.artifact)
+    tiny_blend(corpus, CascadeRanker.load(artifact.ranker_bundle(), "cpu")).save(tmp_path / "model")
+    flags = ("--tokens", inputs.tokens, "--deals", 1, "--device", "cpu")
+    lines = bench(mixture, tmp_path / "model", inputs.corpus, *flags)
+    assert [line["places"] for line in lines[:6]] == list(mixture.PLACES)
+    assert [len(line["sources"]) for line in lines] == [4] * 6 + [3] * 3
+    assert all(0 <= line[name] <= 1 for line in lines for name in (*mixture.SHOWN, "tail R@5", "ECE@5"))
+    assert lines[0] | {"places": 0} != lines[5] | {"places": 0}, "the places make a difference"
 
 
 def test_judgement(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:

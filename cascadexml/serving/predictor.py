@@ -201,8 +201,7 @@ class Predictor:
         return np.broadcast_to(self.calibration.least(threshold, min_precision, self.uses), len(self.vocabulary)), size
 
     def _stream(self, texts: Iterable[str], top_k: int, least: Float64, size: int) -> Iterator[list[Prediction]]:
-        remaining = iter(texts)
-        while chunk := list(islice(remaining, size)):
+        for chunk in _chunks(texts, size):
             yield from self._predictions(self.rank(chunk, top_k), least)
 
     def _predictions(self, ranking: Ranking, least: Float64) -> Iterator[list[Prediction]]:
@@ -299,6 +298,12 @@ class Predictor:
         return self.calibration.calibrated(ranking, K)
 
 
+def _chunks(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+    remaining = iter(texts)
+    while chunk := list(islice(remaining, size)):
+        yield chunk
+
+
 def _explain(
     predictor: Predictor,
     ranker: Explainer,
@@ -310,8 +315,7 @@ def _explain(
     terms: int,
 ) -> Iterator[list[Explained]]:
     calibration, vocabulary = predictor.calibration, predictor.vocabulary
-    remaining = iter(texts)
-    while chunk := list(islice(remaining, size)):
+    for chunk in _chunks(texts, size):
         ranking, explanations = ranker.rank_to_explain(Documents(chunk), max(top_k, calibration.places))
         log_odds = calibration.log_odds(ranking.scores)
         found = predictor._predictions(calibration.calibrated(ranking, top_k), least)

@@ -62,9 +62,9 @@ def load_held_out(place: Path | Bundle) -> dict[str, Seen]:
     Raises:
         FormatError: it is missing, truncated, changed or of another version, or its parts do not fit.
     """
-    path, found = FORMAT.read(place).path, {}
-    for name in FORMAT.read(place).meta["splits"]:
-        ranking, kept = Ranking.load(path / f"{name}.npz"), path / f"{name}_vectors.npy"
+    bundle, found = FORMAT.read(place), {}
+    for name in bundle.meta["splits"]:
+        ranking, kept = Ranking.load(bundle.path / f"{name}.npz"), bundle.path / f"{name}_vectors.npy"
         vectors = np.load(kept, allow_pickle=False) if kept.exists() else None
         if vectors is not None and (vectors.ndim != 2 or len(vectors) != len(ranking.labels)):
             raise FormatError(f"{kept} holds {vectors.shape} for {len(ranking.labels)} documents: make it again.")

@@ -1,17 +1,14 @@
-"""Metrics of the labels whose score reaches a threshold, however many these are.
-
-A threshold is one number, or an array (V,) with one for each label.
-"""
+"""Metrics of the labels whose score reaches a threshold, however many these are."""
 
 import numpy as np
 from scipy import sparse
 
 from cascadexml.metrics.at_k import hit_matrix
-from cascadexml.metrics.ratios import Bool, Float64, Ratio
+from cascadexml.metrics.ratios import Bool, Ratio
 from cascadexml.ranking import NO_LABEL, Ranking
 
 
-def threshold_ratio(ranking: Ranking, Y: sparse.csr_matrix, threshold: float | Float64) -> dict[str, Ratio]:
+def threshold_ratio(ranking: Ranking, Y: sparse.csr_matrix, threshold: float) -> dict[str, Ratio]:
     """Micro-averaged P, R and F1 of the labels with a score of at least `threshold`, as ratios over documents."""
     chosen = _chosen(ranking, threshold)
     right = (hit_matrix(ranking, Y) & chosen).sum(axis=1).astype(np.float64)
@@ -24,7 +21,7 @@ def threshold_ratio(ranking: Ranking, Y: sparse.csr_matrix, threshold: float | F
     }
 
 
-def macro_f1(ranking: Ranking, Y: sparse.csr_matrix, threshold: float | Float64) -> float:
+def macro_f1(ranking: Ranking, Y: sparse.csr_matrix, threshold: float) -> float:
     """Mean over labels of their F1 with scores of at least `threshold` predicted.
 
     A label counts when its F1 is defined: it is true or predicted for some document. Unseen labels that are true
@@ -37,6 +34,5 @@ def macro_f1(ranking: Ranking, Y: sparse.csr_matrix, threshold: float | Float64)
     return float(np.mean(2 * right[total > 0] / total[total > 0])) if total.any() else 0.0
 
 
-def _chosen(ranking: Ranking, threshold: float | Float64) -> Bool:
-    least = threshold[ranking.labels] if isinstance(threshold, np.ndarray) else threshold
-    return np.asarray((ranking.scores >= least) & (ranking.labels != NO_LABEL))
+def _chosen(ranking: Ranking, threshold: float) -> Bool:
+    return np.asarray((ranking.scores >= threshold) & (ranking.labels != NO_LABEL))

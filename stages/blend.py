@@ -23,6 +23,7 @@ def main(settings: Settings) -> None:
         LinearRanker.load(LINEAR),
         Documents(train.texts, TokenStore.open(TOKENS / "train")),
         Y,
+        corpus.vocabulary.names[:L],
         settings.blend,
         progress,
     )

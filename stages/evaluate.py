@@ -72,7 +72,9 @@ def rank(corpus: Corpus, settings: Settings) -> tuple[dict[str, dict[str, Rankin
     blend, Y = Blend.load(BLEND, settings.train.device), train.Y[:, :L].tocsr()
     baselines: dict[str, Ranker] = {"popularity": Popularity.fit(Y)}
     if blend.sources.neighbours is None:
-        baselines[BASELINES["neighbours"]] = NearestNeighbours.fit(Documents(train.texts), Y, settings.blend.neighbours)
+        baselines[BASELINES["neighbours"]] = NearestNeighbours.fit(
+            Documents(train.texts), Y, settings.blend.neighbours, opening=settings.blend.opening
+        )
     found: dict[str, dict[str, Ranking]] = defaultdict(dict)
     seen: dict[str, Seen] = {}
     for split in SPLITS:

@@ -11,10 +11,13 @@ from cascadexml.config.knobs import knob
 class BlendSettings:
     """What ranks beside the network, and how their weights are fitted on dev."""
 
-    sources: list[Literal["linear", "neighbours", "vectors"]] = knob(
-        ["linear", "neighbours", "vectors"],
+    sources: list[Literal["linear", "neighbours", "vectors", "names"]] = knob(
+        ["linear", "neighbours", "names"],
         meaning="`linear`: the linear classifiers; `neighbours`: labels of documents with like words; `vectors`: of "
-        "documents near in the network's space",
+        "documents near in the network's space; `names`: labels whose names the text spells",
+    )
+    opening: int = knob(
+        12, low=0, meaning="words at a text's start, mostly its title, that count twice for neighbours and names"
     )
     neighbours: int = knob(30, low=1, meaning="documents that vote")
     folds: int = knob(5, low=2, meaning="of the cross-fitting on dev that tells whether the blend is worth it")

@@ -117,7 +117,7 @@ def _blend(
     documents, Y = Documents(train.texts, tokens["train"]), train.Y[:, :L].tocsr()
     linear = LinearRanker.fit(documents, Y, settings.linear, settings.seed, progress)
     cascade = load_cascade(folder / "model", settings.train.device)
-    sources = Sources.of(cascade, linear, documents, Y, settings.blend, progress)
+    sources = Sources.of(cascade, linear, documents, Y, corpus.vocabulary.names[:L], settings.blend, progress)
     dev = corpus.splits.get("dev")
     blend = Blend.fit(
         sources,

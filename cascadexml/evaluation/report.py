@@ -19,6 +19,7 @@ CAPTIONS = {
     "cascade": "network alone",
     "linear": "linear classifiers",
     "vectors": "nearest vectors",
+    "names": "label names",
     "tfidf_knn": "TF-IDF nearest neighbours",
     "popularity": "label popularity",
 }

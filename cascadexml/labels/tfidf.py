@@ -30,11 +30,13 @@ class Tfidf:
         terms: the V terms, column by column.
         idf: (V,) float32, their inverse document frequencies.
         ngrams: the longest run of words that is a term.
+        opening: as of `opened`.
     """
 
     terms: Sequence[str]
     idf: npt.NDArray[np.float32]
     ngrams: int
+    opening: int = 0
 
     def __post_init__(self) -> None:
         if not all(isinstance(term, str) for term in self.terms) or len(self._columns) != len(self.terms):
@@ -43,6 +45,8 @@ class Tfidf:
             raise ValueError(f"idf is {self.idf.dtype} of {self.idf.shape}, expected {len(self.terms)} finite float32")
         if self.ngrams < 1:
             raise ValueError(f"terms of {self.ngrams} words, expected at least 1")
+        if self.opening < 0:
+            raise ValueError(f"an opening of {self.opening} words, expected 0 or more")
 
     @cached_property
     def _columns(self) -> dict[str, int]:
@@ -54,7 +58,9 @@ class Tfidf:
         return len(self.terms)
 
     @classmethod
-    def fit(cls, texts: Sequence[str], ngrams: int, min_df: int, max_features: int) -> tuple[Self, sparse.csr_matrix]:
+    def fit(
+        cls, texts: Sequence[str], ngrams: int, min_df: int, max_features: int, opening: int = 0
+    ) -> tuple[Self, sparse.csr_matrix]:
         """Learn the terms of texts, with scikit-learn.
 
         Args:
@@ -62,6 +68,7 @@ class Tfidf:
             ngrams: the longest run of words that is a term.
             min_df: documents that a term must occur in.
             max_features: terms kept, the most frequent first.
+            opening: as of `opened`.
 
         Returns:
             What takes further texts, and the (N, V) float32 matrix of these.
@@ -78,7 +85,7 @@ class Tfidf:
             ngram_range=(1, ngrams), sublinear_tf=True, dtype=np.float32, min_df=min_df, max_features=max_features
         )
         try:
-            X = vectorizer.fit_transform(texts)
+            X = vectorizer.fit_transform(opened(text, opening) for text in texts)
         except ValueError:
             raise DataError(
                 f"no word occurs in at least {min_df} of the {len(texts)} texts: lower cluster.min_df, or give more "
@@ -86,7 +93,7 @@ class Tfidf:
             ) from None
         columns = vectorizer.vocabulary_
         terms = sorted(columns, key=columns.__getitem__)
-        return cls(terms, vectorizer.idf_.astype(np.float32), ngrams), sparse.csr_matrix(X)
+        return cls(terms, vectorizer.idf_.astype(np.float32), ngrams, opening), sparse.csr_matrix(X)
 
     def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """The (N, V) float32 rows of N texts; a text without a known term has an empty row."""
@@ -107,7 +114,7 @@ class Tfidf:
         return sparse.csr_matrix((data.astype(np.float32), indices, indptr), shape=(len(texts), self.V))
 
     def _terms_of(self, text: str) -> Iterator[str]:
-        words = _WORD.findall(text.lower())
+        words = _WORD.findall(opened(text, self.opening).lower())
         for n in range(1, self.ngrams + 1):
             for start in range(len(words) - n + 1):
                 yield " ".join(words[start : start + n])
@@ -119,8 +126,8 @@ class Tfidf:
         np.save(folder / "idf.npy", self.idf, allow_pickle=False)
 
     @classmethod
-    def load(cls, folder: Path, ngrams: int) -> Self:
-        """Read what `save` wrote.
+    def load(cls, folder: Path, ngrams: int, opening: int = 0) -> Self:
+        """Read what `save` wrote of terms with these `ngrams` and this `opening`.
 
         Raises:
             OSError, ValueError: a file is missing, or they hold no terms with a frequency each.
@@ -128,4 +135,9 @@ class Tfidf:
         terms = json.loads((folder / "terms.json").read_text(encoding="utf-8"))
         if not isinstance(terms, list):
             raise ValueError("terms.json is no list")
-        return cls(terms, np.load(folder / "idf.npy", allow_pickle=False), ngrams)
+        return cls(terms, np.load(folder / "idf.npy", allow_pickle=False), ngrams, opening)
+
+
+def opened(text: str, opening: int) -> str:
+    """A text in which its first `opening` words, mostly its title, stand twice."""
+    return f"{' '.join(text.split(None, opening)[:opening])} {text}" if opening else text

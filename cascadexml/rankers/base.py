@@ -31,8 +31,9 @@ FORMATS = {
         ("blend", 1),
         ("cascade", 1),
         ("ensemble", 1),
-        ("linear", 1),
-        ("neighbours", 2),
+        ("linear", 2),
+        ("names", 1),
+        ("neighbours", 3),
         ("popularity", 1),
     )
 }

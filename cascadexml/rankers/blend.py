@@ -1,4 +1,4 @@
-"""The blend: one answer from the network, from linear classifiers over words, and from the labels of like documents.
+"""The blend: one answer from the network, linear classifiers over words, like documents' labels, and label names.
 
 Each source ranks a document, and a `Mixture` fitted on dev makes one ranking of theirs, whose scores are probabilities.
 The network's part of CascadeXML's best published rows is the same: a sparse ranker beside the transformer (Kharbanda et
@@ -29,7 +29,8 @@ from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents, Ranker
 from cascadexml.rankers.ensemble import Cascade, Ensemble, cascade_part, load_cascade
 from cascadexml.rankers.explaining import Explanation, explain_words, nearest_records
 from cascadexml.rankers.linear import LinearRanker
-from cascadexml.rankers.mixture import Candidates, Evidence, Mixture, cross_fitted, fit_mixture, logit, root
+from cascadexml.rankers.mixture import Candidates, Evidence, Mixture, cross_fitted, fit_mixture, logit, plain, root
+from cascadexml.rankers.names import NamesRanker
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.vectors import FORMAT as VECTORS
 from cascadexml.rankers.vectors import VectorIndex
@@ -38,7 +39,15 @@ from cascadexml.ranking import Ranking, joined
 FORMAT = FORMATS["blend"]
 DEPTH = 100
 """Labels that each source ranks, whatever is asked of the blend."""
-EVIDENCE: dict[str, Evidence] = {"cascade": logit, "linear": logit, "neighbours": root, "vectors": root}
+NAMES_DEPTH = 300
+"""The same of label names: most candidates stand further down, and differ there."""
+EVIDENCE: dict[str, Evidence] = {
+    "cascade": logit,
+    "linear": logit,
+    "neighbours": root,
+    "vectors": root,
+    "names": plain,
+}
 """Source → what its scores say, the one whose every label is a candidate first."""
 _SELECT_AT = 5
 _SELECT = f"nDCG@{_SELECT_AT}"
@@ -56,12 +65,14 @@ class Sources:
         linear: linear classifiers over words.
         neighbours: the training documents, found by their words.
         vectors: the training documents, found by the network's vectors.
+        names: the labels' names.
     """
 
     cascade: Cascade
     linear: LinearRanker | None = None
     neighbours: NearestNeighbours | None = None
     vectors: VectorIndex | None = None
+    names: NamesRanker | None = None
 
     @classmethod
     def of(
@@ -70,6 +81,7 @@ class Sources:
         linear: LinearRanker,
         documents: Documents,
         Y: sparse.csr_matrix,
+        names: Sequence[str | None],
         settings: BlendSettings,
         progress: Progress = silent,
     ) -> Self:
@@ -80,7 +92,8 @@ class Sources:
             linear: the linear classifiers, which are left out where the settings do not name them.
             documents: N training documents.
             Y: (N, L) their labels.
-            settings: which sources, and how many neighbours vote.
+            names: of the L labels; where none has a name, the source of that name is left out.
+            settings: which sources, how many neighbours vote, and what counts as a text's opening.
             progress: told of the network's pass over the documents.
 
         Raises:
@@ -91,7 +104,7 @@ class Sources:
         chosen = settings.sources
         neighbours = vectors = None
         if "neighbours" in chosen:
-            neighbours = NearestNeighbours.fit(documents, Y, settings.neighbours)
+            neighbours = NearestNeighbours.fit(documents, Y, settings.neighbours, opening=settings.opening)
         if "vectors" in chosen:
             reader = cascade.first if isinstance(cascade, Ensemble) else cascade
             device = next(reader.network.parameters()).device
@@ -99,10 +112,19 @@ class Sources:
             with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device)):
                 _, seen = reader.rank_with_vectors(documents, 1, progress=progress)
             vectors = VectorIndex.of(seen, Y, settings.neighbours)
-        return cls(cascade, linear if "linear" in chosen else None, neighbours, vectors)
+        named = "names" in chosen and any(names)
+        if "names" in chosen and not named:
+            log.info("no label has a name: label names are left out of the blend")
+        return cls(
+            cascade,
+            linear if "linear" in chosen else None,
+            neighbours,
+            vectors,
+            NamesRanker.fit(names, settings.opening) if named else None,
+        )
 
     @property
-    def names(self) -> list[str]:
+    def listed(self) -> list[str]:
         """Those that there are, the cascade first."""
         return [name for name in EVIDENCE if getattr(self, name) is not None]
 
@@ -116,6 +138,8 @@ class Sources:
         rankings |= {name: ranker.rank(documents, DEPTH) for name, ranker in others if ranker is not None}
         if self.vectors is not None:
             rankings["vectors"] = self.vectors.rank(vectors, DEPTH)
+        if self.names is not None:
+            rankings["names"] = self.names.rank(documents, NAMES_DEPTH)
         return rankings, vectors
 
 
@@ -125,7 +149,7 @@ class Blend:
 
     Attributes:
         sources: what ranks.
-        mixture: weights of `sources.names`.
+        mixture: weights of `sources.listed`.
         uses: (L,) int64, documents of train that have each label.
         ids: the N training documents that the indexes hold, row by row: what an explanation calls them.
     """
@@ -168,7 +192,7 @@ class Blend:
         Raises:
             PredictionError: out of memory.
         """
-        names, L = sources.names, uses.size
+        names, L = sources.listed, uses.size
         if not len(documents):
             log.warning("No document to weigh the sources on: the network answers alone.")
             return cls(sources, _alone("cascade", names), uses, ids)
@@ -209,7 +233,7 @@ class Blend:
     def rank_with_sources(
         self, documents: Documents, K: int, *, progress: Progress = silent
     ) -> tuple[Ranking, npt.NDArray[np.float32], dict[str, Ranking]]:
-        """What `rank_with_vectors` gives, and each source's ranking (N, DEPTH) with its own scores."""
+        """What `rank_with_vectors` gives, and each source's ranking (N, its depth) with its own scores."""
         N = len(documents)
         parts = []
         for start in range(0, max(N, 1), _DOCUMENTS_A_CHUNK):
@@ -219,7 +243,7 @@ class Blend:
         return (
             joined([ranking for ranking, _, _ in parts]),
             np.concatenate([vectors for _, vectors, _ in parts]),
-            {name: joined([rankings[name] for _, _, rankings in parts]) for name in self.sources.names},
+            {name: joined([rankings[name] for _, _, rankings in parts]) for name in self.sources.listed},
         )
 
     def rank_to_explain(
@@ -248,8 +272,8 @@ class Blend:
     def save(self, folder: Path) -> None:
         """Write a bundle to `folder`: the sources' own bundles, the weights, the counts and the ids."""
         sources = self.sources
-        with FORMAT.write(folder, {"L": self.L, "sources": sources.names}) as new:
-            for name in sources.names:
+        with FORMAT.write(folder, {"L": self.L, "sources": sources.listed}) as new:
+            for name in sources.listed:
                 getattr(sources, name).save(new / name)
             _write_json(new / "mixture.json", dataclasses.asdict(self.mixture))
             _write_json(new / "ids.json", list(self.ids))
@@ -284,6 +308,7 @@ class Blend:
             LinearRanker.load(found.part("linear", FORMATS["linear"])) if "linear" in names else None,
             NearestNeighbours.load(found.part("neighbours", FORMATS["neighbours"])) if "neighbours" in names else None,
             VectorIndex.load(found.part("vectors", VECTORS)) if "vectors" in names else None,
+            NamesRanker.load(found.part("names", FORMATS["names"])) if "names" in names else None,
         )
         for name, index in (("neighbours", sources.neighbours), ("vectors", sources.vectors)):
             if index is not None and index.Y.shape != (len(ids), L):
@@ -302,7 +327,7 @@ class BlendExplanations:
         blend: what ranked.
         documents: the N documents.
         vectors: (N, d) the network's.
-        rankings: of each source, (N, DEPTH).
+        rankings: of each source, (N, its depth).
     """
 
     blend: Blend
@@ -315,7 +340,7 @@ class BlendExplanations:
         if not labels:
             return []
         blend, sources, text = self.blend, self.blend.sources, self.documents.texts[document]
-        names = [*sources.names, "frequency"]
+        names = [*sources.listed, "frequency"]
         shares = [dict(zip(names, row, strict=True)) for row in self._shares(document, labels).tolist()]
         words = explain_words(sources.linear, text, labels, terms) if sources.linear else [None] * len(labels)
         cosines = {}

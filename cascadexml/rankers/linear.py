@@ -92,7 +92,9 @@ class LinearRanker:
             from joblib import Parallel, delayed
         except ModuleNotFoundError:
             raise ConfigError('Linear classifiers need scikit-learn: pip install "cascadexml[train]".') from None
-        tfidf, X = Tfidf.fit(documents.texts, settings.ngrams, settings.min_df, settings.max_features)
+        tfidf, X = Tfidf.fit(
+            documents.texts, settings.ngrams, settings.min_df, settings.max_features, settings.opening
+        )
         N, L = Y.shape
         # LIBLINEAR reads float64 only: converted once, not once a label.
         rows = X.astype(np.float64)
@@ -134,7 +136,7 @@ class LinearRanker:
     def save(self, folder: Path) -> None:
         """Write a bundle to `folder`: the terms as JSON, the weights as safetensors."""
         arrays = {part: getattr(self.W, part) for part in ("data", "indices", "indptr")}
-        with FORMAT.write(folder, {"L": self.L, "ngrams": self.tfidf.ngrams}) as new:
+        with FORMAT.write(folder, {"L": self.L, "ngrams": self.tfidf.ngrams, "opening": self.tfidf.opening}) as new:
             self.tfidf.save(new)
             save_file(arrays | {"b": self.b}, new / "weights.safetensors")
 
@@ -148,7 +150,7 @@ class LinearRanker:
         found = FORMAT.read(place)
         try:
             L = int(found.meta["L"])
-            tfidf = Tfidf.load(found.path, int(found.meta["ngrams"]))
+            tfidf = Tfidf.load(found.path, int(found.meta["ngrams"]), int(found.meta["opening"]))
             arrays = load_file(found.path / "weights.safetensors")
             W = checked_csr(arrays["data"], arrays["indices"], arrays["indptr"], (tfidf.V, L))
             b = arrays["b"]

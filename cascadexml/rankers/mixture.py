@@ -1,7 +1,7 @@
 """The mixture: rankings of several sources → one, by a logistic regression over what each source says of a label.
 
-What any source names is a candidate. The evidence of a source for a candidate is the logit of its score, or the root of
-its share of votes; a source that does not name it counts with its last place's, since it may be no surer. The log-odds
+What any source names is a candidate. The evidence of a source for a candidate is the logit of its score, the root of
+its share of votes, or a share as it is; a source that does not name it counts with its last place's, since it may be no surer. The log-odds
 that a candidate is right are
 
     z = Σ_s w_s(f) · evidence_s + c(f),    w_s(f) = (1 - f) · rare_s + f · common_s,    c(f) likewise,
@@ -43,6 +43,11 @@ def logit(probabilities: Float64) -> Float64:
     return np.asarray(special.logit(np.clip(probabilities, LEAST, MOST)))
 
 
+def plain(shares: Float64) -> Float64:
+    """The evidence of a source that gives shares, each as good as it is large; any shape."""
+    return np.maximum(shares, 0)
+
+
 def root(shares: Float64) -> Float64:
     """The evidence of a source that gives shares of votes, 0 among them; any shape."""
     return np.sqrt(np.maximum(shares, 0))
@@ -70,7 +75,7 @@ class Candidates:
         Args:
             rankings: of S sources, (N, any K) with scores in [0, 1] of labels below L; all labels of the first become
                 candidates, and the first `BROUGHT` of the others.
-            evidence: of each source, what its scores say: `logit` or `root`.
+            evidence: of each source, what its scores say: `logit`, `root` or `plain`.
             L: labels.
         """
         brought = [ranking.labels[:, : None if s == 0 else BROUGHT] for s, ranking in enumerate(rankings)]

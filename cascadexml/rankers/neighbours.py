@@ -58,6 +58,7 @@ class NearestNeighbours:
         ngrams: int = 2,
         min_df: int = 2,
         max_features: int = 500_000,
+        opening: int = 0,
     ) -> Self:
         """Index the training documents.
 
@@ -65,9 +66,9 @@ class NearestNeighbours:
             documents: N documents.
             Y: (N, L) their labels.
             neighbours: how many vote.
-            ngrams, min_df, max_features: of `Tfidf.fit`.
+            ngrams, min_df, max_features, opening: of `Tfidf.fit`.
         """
-        tfidf, X = Tfidf.fit(documents.texts, ngrams, min_df, max_features)
+        tfidf, X = Tfidf.fit(documents.texts, ngrams, min_df, max_features, opening)
         return cls(tfidf, X, Y, neighbours)
 
     @cached_property
@@ -104,6 +105,7 @@ class NearestNeighbours:
             "documents": N,
             "neighbours": self.neighbours,
             "ngrams": self.tfidf.ngrams,
+            "opening": self.tfidf.opening,
         }
         arrays = {
             f"{name}_{part}": getattr(matrix, part)
@@ -123,8 +125,8 @@ class NearestNeighbours:
         """
         found = FORMAT.read(place)
         try:
-            N, L, neighbours, ngrams = (int(found.meta[key]) for key in ("documents", "L", "neighbours", "ngrams"))
-            tfidf = Tfidf.load(found.path, ngrams)
+            N, L, neighbours = (int(found.meta[key]) for key in ("documents", "L", "neighbours"))
+            tfidf = Tfidf.load(found.path, int(found.meta["ngrams"]), int(found.meta["opening"]))
             arrays = load_file(found.path / "index.safetensors")
             if neighbours < 1:
                 raise ValueError(f"{neighbours} neighbours, expected at least 1")

@@ -1,0 +1,169 @@
+"""Label names as a ranker: the labels whose names a text spells, whole or in part, whatever train says of them.
+
+A classifier knows of a label what its training documents show, which for most labels is little; its name is known from
+the first day. Names and texts meet in runs of letters within words, so that inflections, compounds and another
+language's cognates count in part: "Fluoreszenzmikroskopie" has much of "fluorescence microscopy". It is what lexical
+matchers such as Maui or MLLM do for subject indexing, without their trees of rules.
+"""
+
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar, Self
+
+import numpy as np
+import numpy.typing as npt
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+from scipy import sparse
+
+from cascadexml.bundle import Bundle
+from cascadexml.data.sparse_files import checked_csr
+from cascadexml.errors import FormatError
+from cascadexml.progress import Progress, silent
+from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
+from cascadexml.ranking import NO_LABEL, Ranking
+
+FORMAT = FORMATS["names"]
+SHORTEST, LONGEST = 4, 6
+"""Letters of a run, the blanks before and after a word included."""
+_WORD = re.compile(r"\w+")
+_CELLS_A_CHUNK = 1 << 24
+
+
+@dataclass(frozen=True, eq=False)
+class NamesRanker:
+    """Labels by the share of their names' runs of letters that a text has.
+
+    A run counts by its inverse frequency among the names. A label's score is the mean of that share in the text and in
+    its first `opening` words, in (0, 1]; labels that share no run with the text are not ranked, nor are those without
+    a name.
+
+    Attributes:
+        runs: the V runs, column by column.
+        W: (V, L) float32, each run's weight in each name; a name's sum to 1.
+        opening: words at a text's start, mostly its title, that count by themselves as well; 0: none.
+    """
+
+    runs: Sequence[str]
+    W: sparse.csr_matrix
+    opening: int
+
+    kind: ClassVar = "names"
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(run, str) for run in self.runs) or len(self._columns) != len(self.runs):
+            raise ValueError("a run is no string or stands twice")
+        if self.W.dtype != np.float32 or self.W.shape[0] != len(self.runs) or (self.W.data < 0).any():
+            raise ValueError(f"weights are {self.W.dtype} of {self.W.shape}, expected {len(self.runs)} rows of float32")
+        if self.opening < 0:
+            raise ValueError(f"an opening of {self.opening} words, expected 0 or more")
+
+    @cached_property
+    def _columns(self) -> dict[str, int]:
+        return {run: column for column, run in enumerate(self.runs)}
+
+    @property
+    def L(self) -> int:  # noqa: N802
+        """How many labels it ranks."""
+        return int(self.W.shape[1])
+
+    @classmethod
+    def fit(cls, names: Sequence[str | None], opening: int = 0) -> Self:
+        """Take the L labels' names apart.
+
+        Args:
+            names: row → name; a label without one is never ranked.
+            opening: words at a text's start that count by themselves as well.
+        """
+        found = [_runs_of(name or "") for name in names]
+        uses = Counter(run for runs in found for run in runs)
+        columns = {run: column for column, run in enumerate(sorted(uses))}
+        idf = np.log((1 + len(found)) / (1 + np.array([uses[run] for run in columns], dtype=np.float64))) + 1
+        by_name = _rows(found, columns)
+        by_name.data = idf[by_name.indices].astype(np.float32)
+        sums = np.maximum(np.asarray(by_name.sum(axis=1)).ravel(), np.finfo(np.float32).tiny)
+        by_name.data /= np.repeat(sums, np.diff(by_name.indptr)).astype(np.float32)
+        return cls(list(columns), sparse.csr_matrix(by_name.T), opening)
+
+    def rank(self, documents: Documents, K: int, *, progress: Progress = silent) -> Ranking:
+        """The K labels of greatest share for each of N documents, NO_LABEL where fewer labels have a share."""
+        N = len(documents)
+        labels = np.full((N, K), NO_LABEL, dtype=np.int32)
+        scores = np.full((N, K), -np.inf, dtype=np.float32)
+        rows = max(1, _CELLS_A_CHUNK // max(self.L, 1))
+        for start in range(0, N, rows):
+            texts = documents.texts[start : start + rows]
+            best = Ranking.from_scores(self._shares(texts), K)
+            labels[start : start + rows], scores[start : start + rows] = best.labels, best.scores
+            progress("label names", min(start + rows, N), N, {})
+        return Ranking(labels, scores)
+
+    def _shares(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """(n, L) scores."""
+        has = _rows([_runs_of(text) for text in texts], self._columns)
+        if self.opening:
+            begins = (" ".join(text.split(None, self.opening)[: self.opening]) for text in texts)
+            has = (has + _rows([_runs_of(begin) for begin in begins], self._columns)) / np.float32(2)
+        shares = sparse.csr_matrix(sparse.csr_matrix(has) @ self.W)
+        np.minimum(shares.data, 1, out=shares.data)
+        return shares
+
+    def save(self, folder: Path) -> None:
+        """Write a bundle to `folder`: the runs as JSON, the weights as safetensors."""
+        arrays = {part: getattr(self.W, part) for part in ("data", "indices", "indptr")}
+        with FORMAT.write(folder, {"L": self.L, "opening": self.opening}) as new:
+            text = json.dumps(list(self.runs), ensure_ascii=False, indent=0)
+            (new / "runs.json").write_text(text + "\n", encoding="utf-8")
+            save_file(arrays, new / "weights.safetensors")
+
+    @classmethod
+    def load(cls, place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
+        """Read what `save` wrote; `device` and `batch_size` change nothing.
+
+        Raises:
+            FormatError: it is truncated, tampered with, of another kind or version, or its parts do not fit.
+        """
+        found = FORMAT.read(place)
+        try:
+            runs = json.loads((found.path / "runs.json").read_text(encoding="utf-8"))
+            if not isinstance(runs, list):
+                raise ValueError("runs.json is no list")
+            arrays = load_file(found.path / "weights.safetensors")
+            shape = (len(runs), int(found.meta["L"]))
+            W = checked_csr(arrays["data"], arrays["indices"], arrays["indptr"], shape)
+            return cls(runs, W, int(found.meta["opening"]))
+        except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+            raise FormatError(f"{found.path} cannot be read as label names ({error}): make it again.") from None
+
+
+def _runs_of(text: str) -> set[str]:
+    """The runs of letters of a text's words: lower case, accents dropped, a blank before and after each word.
+
+    A word with its blanks that is shorter than a run is one itself.
+    """
+    flat = unicodedata.normalize("NFKD", text.casefold())
+    words = set(_WORD.findall("".join(letter for letter in flat if not unicodedata.combining(letter))))
+    found = set()
+    for word in words:
+        padded = f" {word} "
+        for n in range(SHORTEST, LONGEST + 1):
+            if n >= len(padded):
+                found.add(padded)
+                break
+            found.update(padded[start : start + n] for start in range(len(padded) - n + 1))
+    return found
+
+
+def _rows(found: Iterable[Iterable[str]], columns: dict[str, int]) -> sparse.csr_matrix:
+    """(n, V) float32: 1 where one of n texts has a run that is known."""
+    rows = [sorted(columns[run] for run in runs if run in columns) for runs in found]
+    ends = np.cumsum([0, *map(len, rows)])
+    indices: npt.NDArray[np.int32] = np.fromiter((column for row in rows for column in row), dtype=np.int32)
+    ones = np.ones(indices.size, dtype=np.float32)
+    return sparse.csr_matrix((ones, indices, ends), shape=(len(rows), len(columns)))

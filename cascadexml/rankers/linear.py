@@ -92,9 +92,7 @@ class LinearRanker:
             from joblib import Parallel, delayed
         except ModuleNotFoundError:
             raise ConfigError('Linear classifiers need scikit-learn: pip install "cascadexml[train]".') from None
-        tfidf, X = Tfidf.fit(
-            documents.texts, settings.ngrams, settings.min_df, settings.max_features, settings.opening
-        )
+        tfidf, X = Tfidf.fit(documents.texts, settings.ngrams, settings.min_df, settings.max_features, settings.opening)
         N, L = Y.shape
         # LIBLINEAR reads float64 only: converted once, not once a label.
         rows = X.astype(np.float64)

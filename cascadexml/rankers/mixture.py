@@ -1,8 +1,8 @@
 """The mixture: rankings of several sources → one, by a logistic regression over what each source says of a label.
 
 What any source names is a candidate. The evidence of a source for a candidate is the logit of its score, the root of
-its share of votes, or a share as it is; a source that does not name it counts with its last place's, since it may be no surer. The log-odds
-that a candidate is right are
+its share of votes, or a share as it is; a source that does not name it counts with its last place's, since it may be
+no surer. The log-odds that a candidate is right are
 
     z = Σ_s w_s(f) · evidence_s + c(f),    w_s(f) = (1 - f) · rare_s + f · common_s,    c(f) likewise,
 

@@ -815,6 +815,34 @@ MUTANTS = (
             "test_other_processes_fit_the_same_bytes",
         ),
     ),
+    *_in(
+        "cascadexml/rankers/names.py",
+        "tests/rankers/test_names.py",
+        (
+            "by_name.data = idf[by_name.indices].astype(np.float32)",
+            "by_name.data = np.ones_like(idf[by_name.indices], dtype=np.float32)",
+            "test_scores_equal_a_count_letter_by_letter",
+        ),
+        (
+            "if not unicodedata.combining(letter)",
+            "if True",
+            "test_accents_case_and_cognates",
+        ),
+        (
+            "found = [_runs_of(name or \"\") for name in names]",
+            "found = [_runs_of(str(name)) for name in names]",
+            "test_a_name_that_stands_there_whole_scores_one_and_equal_names_alike",
+        ),
+    ),
+    *_in(
+        "cascadexml/labels/tfidf.py",
+        "tests/labels/test_tfidf.py",
+        (
+            "_WORD.findall(opened(text, self.opening).lower())",
+            "_WORD.findall(text.lower())",
+            "test_the_words_of_the_opening_count_twice",
+        ),
+    ),
 )  # fmt: skip
 
 

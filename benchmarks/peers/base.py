@@ -20,7 +20,7 @@ from cascadexml.labels.tfidf import Tfidf
 from cascadexml.ranking import Ranking
 
 HELD_OUT = ("dev", "test")
-NGRAMS, MIN_DF, MAX_FEATURES = 2, 2, 500_000
+NGRAMS, MIN_DF, MAX_FEATURES, OPENING = 2, 2, 500_000, 12
 """TF-IDF of the linear peers: words and word pairs, as our own neighbours read them."""
 
 
@@ -91,7 +91,7 @@ class Task:
     def features(self) -> Features:
         """TF-IDF of all splits; made when the first peer asks for it."""
         with Clock.running() as clock:
-            vectorizer, X_train = Tfidf.fit(self.corpus.splits["train"].texts, NGRAMS, MIN_DF, MAX_FEATURES)
+            vectorizer, X_train = Tfidf.fit(self.corpus.splits["train"].texts, NGRAMS, MIN_DF, MAX_FEATURES, OPENING)
         X, clocks = {"train": X_train}, {"train": clock}
         for name in self.held_out:
             with Clock.running() as clocks[name]:

@@ -1,7 +1,7 @@
 """Which peers there are, and with which settings: their authors' defaults, but for those named here. None was tuned."""
 
 from benchmarks.peers import dense_head, foreign, neighbours
-from benchmarks.peers.base import NGRAMS, Peer
+from benchmarks.peers.base import NGRAMS, OPENING, Peer
 from cascadexml.bundle import sha256_of
 from cascadexml.config import Settings
 
@@ -27,14 +27,14 @@ def peers(settings: Settings, max_steps: int | None = None) -> dict[str, Peer]:
         settings: of the run: its encoder, and how many neighbours vote.
         max_steps: where the trainings of transformers stop early, to see that they run.
     """
-    versions = {"requirements": sha256_of(foreign.REQUIREMENTS)}
+    versions = {"requirements": sha256_of(foreign.REQUIREMENTS), "opening": OPENING}
     encoder = {"encoder": settings.encoder.name}
     limited = XR_TRANSFORMER | ({"max_steps": max_steps} if max_steps else {})
     return {
         "neighbours": Peer(
             "TF-IDF nearest neighbours",
             neighbours.answer,
-            {"neighbours": settings.blend.neighbours, "ngrams": NGRAMS},
+            {"neighbours": settings.blend.neighbours, "ngrams": NGRAMS, "opening": OPENING},
         ),
         "xr-linear": Peer("PECOS XR-Linear", foreign.answer, versions | {"program": "xr_linear"}),
         "bonsai": Peer("omikuji Bonsai", foreign.answer, versions | {"program": "trees", "hyper_param": BONSAI}),

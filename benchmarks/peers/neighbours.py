@@ -12,7 +12,9 @@ def answer(task: Task, settings: Mapping[str, Any]) -> Answer:
     """Index train, and rank what is held out by its neighbours' votes."""
     train = Documents(task.corpus.splits["train"].texts)
     with Clock.running() as training:
-        ranker = NearestNeighbours.fit(train, task.labels, settings["neighbours"], ngrams=settings["ngrams"])
+        ranker = NearestNeighbours.fit(
+            train, task.labels, settings["neighbours"], ngrams=settings["ngrams"], opening=settings["opening"]
+        )
     rankings, clocks = {}, {}
     for name in task.held_out:
         with Clock.running() as clocks[name]:

@@ -69,6 +69,21 @@ def test_real_texts_transform_as_scikit_learn_does(small_corpus: Corpus) -> None
     np.testing.assert_allclose(tfidf.transform(test).toarray(), scikit.transform(test).toarray(), atol=1e-5)
 
 
+@pytest.mark.parametrize("opening", [1, 12])
+def test_the_words_of_the_opening_count_twice(small_corpus: Corpus, opening: int) -> None:
+    train, test = small_corpus.splits["train"].texts, small_corpus.splits["test"].texts
+    tfidf, X = Tfidf.fit(train, ngrams=1, min_df=2, max_features=10_000, opening=opening)
+    plain, _ = Tfidf.fit(train, ngrams=1, min_df=2, max_features=10_000)
+    assert tfidf.terms == plain.terms
+    np.testing.assert_allclose(tfidf.idf, plain.idf, rtol=1e-6)
+    for text, row in zip([*train, *test], [*X.toarray(), *tfidf.transform(test).toarray()], strict=True):
+        counts = Counter(re.findall(r"\w\w+", text.lower()))
+        counts.update(re.findall(r"\w\w+", " ".join(text.split()[:opening]).lower()))
+        sublinear = np.array([1 + math.log(counts[term]) if counts[term] else 0.0 for term in tfidf.terms])
+        expected = sublinear * tfidf.idf
+        np.testing.assert_allclose(row, expected / max(np.linalg.norm(expected), 1e-12), atol=1e-5)
+
+
 @pytest.mark.parametrize("texts", [["one"], ["one two", "three four"], ["!", "?"]])
 def test_texts_without_a_common_word_are_refused(texts: list[str]) -> None:
     with pytest.raises(DataError, match=rf"2 of the {len(texts)} texts"):
@@ -83,15 +98,16 @@ def test_what_is_saved_transforms_equally(both: tuple[Tfidf, TfidfVectorizer], t
 
 
 @pytest.mark.parametrize(
-    ("terms", "idf", "ngrams"),
+    ("terms", "idf", "ngrams", "opening"),
     [
-        (["a", "a"], [1, 1], 1),
-        (["a", 3], [1, 1], 1),
-        (["a"], [1, 1], 1),
-        (["a"], [math.nan], 1),
-        (["a"], [1], 0),
+        (["a", "a"], [1, 1], 1, 0),
+        (["a", 3], [1, 1], 1, 0),
+        (["a"], [1, 1], 1, 0),
+        (["a"], [math.nan], 1, 0),
+        (["a"], [1], 0, 0),
+        (["a"], [1], 1, -1),
     ],
 )
-def test_what_are_no_terms_is_refused(terms: list[str], idf: list[float], ngrams: int) -> None:
+def test_what_are_no_terms_is_refused(terms: list[str], idf: list[float], ngrams: int, opening: int) -> None:
     with pytest.raises(ValueError):
-        Tfidf(terms, np.array(idf, dtype=np.float32), ngrams)
+        Tfidf(terms, np.array(idf, dtype=np.float32), ngrams, opening)

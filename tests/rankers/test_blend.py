@@ -37,7 +37,7 @@ def ndcg(ranking: Ranking, corpus: Corpus, split: str) -> float:
 def test_on_the_records_that_it_is_weighed_on_it_beats_each_of_its_sources(blend: Blend, small_corpus: Corpus) -> None:
     texts = small_corpus.splits["dev"].texts
     mixed, _, sources = blend.rank_with_sources(Documents(texts), 5)
-    assert set(sources) == {"cascade", "linear", "neighbours", "vectors"}
+    assert set(sources) == {"cascade", "linear", "neighbours", "vectors", "names"}
     alone = {name: ndcg(ranking, small_corpus, "dev") for name, ranking in sources.items()}
     assert ndcg(mixed, small_corpus, "dev") > max(alone.values())
 
@@ -46,11 +46,12 @@ def test_the_sources_are_those_of_the_same_documents(blend: Blend, small_corpus:
     documents = Documents(small_corpus.splits["test"].texts)
     _, vectors, sources = blend.rank_with_sources(documents, 3)
     parts = blend.sources
-    assert parts.linear and parts.neighbours and parts.vectors
+    assert parts.linear and parts.neighbours and parts.vectors and parts.names
     for name, ranking in (
         ("linear", parts.linear.rank(documents, 100)),
         ("neighbours", parts.neighbours.rank(documents, 100)),
         ("vectors", parts.vectors.rank(vectors, 100)),
+        ("names", parts.names.rank(documents, 300)),
     ):
         np.testing.assert_array_equal(sources[name].labels, ranking.labels)
 
@@ -91,15 +92,27 @@ def test_where_the_mixture_is_no_better_the_best_source_answers(
     np.testing.assert_array_equal(found.rank(dev, 5).labels[:, 0], sources[best].labels[:, 0])
 
 
-@pytest.mark.parametrize("left", ["linear", "neighbours", "vectors"])
+@pytest.mark.parametrize("left", ["linear", "neighbours", "vectors", "names"])
 def test_a_source_may_be_left_out(blend: Blend, small_corpus: Corpus, left: str, tmp_path: Path) -> None:
     fewer = fit_again(blend, small_corpus, replace(blend.sources, **{left: None}))
     fewer.save(tmp_path / "blend")
     loaded = Blend.load(tmp_path / "blend", "cpu")
-    assert left not in loaded.sources.names and len(loaded.mixture.rare) == 3
+    assert left not in loaded.sources.listed and len(loaded.mixture.rare) == 4
     texts = small_corpus.splits["test"].texts
     np.testing.assert_array_equal(loaded.rank(Documents(texts), 5).labels, fewer.rank(Documents(texts), 5).labels)
     assert not (tmp_path / "blend" / left).exists()
+
+
+def test_labels_without_names_are_ranked_without_that_source(blend: Blend, small_corpus: Corpus) -> None:
+    train = small_corpus.splits["train"]
+    L = small_corpus.vocabulary.L
+    parts = blend.sources
+    assert parts.linear
+    settings = BlendSettings(sources=["linear", "names"])
+    documents, Y = Documents(train.texts), train.Y[:, :L].tocsr()
+    assert Sources.of(parts.cascade, parts.linear, documents, Y, [None] * L, settings).listed == ["cascade", "linear"]
+    one = [None, *small_corpus.vocabulary.names[1:2], *[None] * (L - 2)]
+    assert "names" in Sources.of(parts.cascade, parts.linear, documents, Y, one, settings).listed
 
 
 def test_labels_that_a_source_has_never_seen_come_through_another(blend: Blend, small_corpus: Corpus) -> None:
@@ -116,9 +129,9 @@ def test_labels_that_a_source_has_never_seen_come_through_another(blend: Blend, 
 @pytest.mark.parametrize(
     ("file", "content", "said"),
     [
-        ("mixture.json", Mixture((1.0,), (1.0,)), "weighs 1 sources, there are 4"),
-        ("mixture.json", Mixture((-1.0, 1, 1, 1), (1.0, 1, 1, 1)), "below 0"),
-        ("mixture.json", Mixture((float("nan"), 1, 1, 1), (1.0, 1, 1, 1)), "no number"),
+        ("mixture.json", Mixture((1.0,), (1.0,)), "weighs 1 sources, there are 5"),
+        ("mixture.json", Mixture((-1.0, 1, 1, 1, 1), (1.0, 1, 1, 1, 1)), "below 0"),
+        ("mixture.json", Mixture((float("nan"), 1, 1, 1, 1), (1.0, 1, 1, 1, 1)), "no number"),
         ("ids.json", [3], "no list of strings"),
         ("ids.json", ["only one"], r"neighbours holds documents and labels of \(300, \d+\), ids.json .* \(1, "),
     ],

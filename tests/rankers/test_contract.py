@@ -20,6 +20,7 @@ from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.ensemble import Ensemble
 from cascadexml.rankers.linear import LinearRanker
 from cascadexml.rankers.loading import KINDS, load_ranker, ranker_class
+from cascadexml.rankers.names import NamesRanker
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
 from cascadexml.ranking import NO_LABEL, Ranking
@@ -45,6 +46,10 @@ def neighbours(corpus: Corpus, folder: Path) -> NearestNeighbours:
     return NearestNeighbours.fit(Documents(train.texts), train.Y[:, : corpus.vocabulary.L].tocsr(), 5)
 
 
+def names(corpus: Corpus, folder: Path) -> NamesRanker:
+    return NamesRanker.fit(corpus.vocabulary.names[: corpus.vocabulary.L], opening=12)
+
+
 def popularity(corpus: Corpus, folder: Path) -> Popularity:
     return Popularity.fit(corpus.splits["train"].Y[:, : corpus.vocabulary.L].tocsr())
 
@@ -64,6 +69,7 @@ MADE: dict[str, Callable[[Corpus, Path], Ranker]] = {
     "cascade": cascade,
     "ensemble": ensemble,
     "linear": linear,
+    "names": names,
     "neighbours": neighbours,
     "popularity": popularity,
 }

@@ -1,5 +1,6 @@
 """Explanations of a blend of real records, each part computed again by plain loops, from the corpus where it can be."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,9 +21,21 @@ from tests.support.tiny_artifacts import MAX_LENGTH, tiny_blend, tiny_model
 from tests.support.tiny_encoders import make_tiny_encoder
 
 K, ALL = 8, 100_000
-SOURCES = ["cascade", "linear", "neighbours", "vectors"]
-MIXTURE = Mixture((0.7, 1.3, 2.0, 0.0), (0.2, 0.9, 0.0, 0.0), -1.5, 0.5)
+SOURCES = ["cascade", "linear", "neighbours", "vectors", "names"]
+MIXTURE = Mixture((0.7, 1.3, 2.0, 0.0, 1.1), (0.2, 0.9, 0.0, 0.0, 0.6), -1.5, 0.5)
 """Synthetic weights: all that fitting may give, a source that is left out among them."""
+EVIDENCE: dict[str, Callable[[float], float]] = {
+    "cascade": lambda score: special.logit(np.clip(score, 1e-4, 1 - 1e-6)),
+    "linear": lambda score: special.logit(np.clip(score, 1e-4, 1 - 1e-6)),
+    "neighbours": np.sqrt,
+    "vectors": np.sqrt,
+    "names": lambda score: score,
+}
+
+
+def with_opening_twice(texts: list[str]) -> list[str]:
+    """The first twelve words count twice for all that reads words, by default."""
+    return [" ".join(text.split()[:12]) + " " + text for text in texts]
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +82,7 @@ def test_shares_are_weight_times_evidence_and_add_up_to_the_scores_log_odds(
                 scores = dict(zip(told[name].labels[n].tolist(), told[name].scores[n].tolist(), strict=True))
                 not_named += label not in scores
                 said = scores.get(int(label), 0.0 if -1 in scores else min(scores.values()))
-                evidence = special.logit(np.clip(said, 1e-4, 1 - 1e-6)) if s < 2 else np.sqrt(said)
+                evidence = EVIDENCE[name](said)
                 expected[name] = ((1 - f) * MIXTURE.rare[s] + f * MIXTURE.common[s]) * evidence
             expected["frequency"] = (1 - f) * MIXTURE.rare_bias + f * MIXTURE.common_bias
             assert list(reason.shares) == list(expected)
@@ -106,9 +119,9 @@ def test_terms_are_the_strongest_on_each_side_by_weight_times_tfidf(
     assert linear is not None
     # The terms as scikit-learn numbers and weighs them, from the training texts.
     theirs = TfidfVectorizer(ngram_range=(1, linear.tfidf.ngrams), sublinear_tf=True, min_df=2)
-    theirs.fit(small_corpus.splits["train"].texts)
+    theirs.fit(with_opening_twice(small_corpus.splits["train"].texts))
     column = {term: at for at, term in enumerate(linear.tfidf.terms)}
-    X = theirs.transform(texts)
+    X = theirs.transform(with_opening_twice(texts))
     names, W = theirs.get_feature_names_out(), linear.W.toarray()
     for n, reasons in enumerate(explain(blend, texts, terms=2)[1]):
         for label, reason in zip(ranking.labels[n].tolist(), reasons, strict=False):
@@ -127,7 +140,8 @@ def test_records_carry_the_label_and_are_the_nearest_that_do(
 ) -> None:
     train = small_corpus.splits["train"]
     words = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, min_df=2)
-    by_words = (words.fit_transform(train.texts) @ words.transform(texts).T).toarray()
+    X = words.fit_transform(with_opening_twice(train.texts))
+    by_words = (X @ words.transform(with_opening_twice(texts)).T).toarray()
     _, vectors = blend.sources.cascade.rank_with_vectors(Documents([*train.texts, *texts]), 1)
     units = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     by_vectors = units[: len(train)] @ units[len(train) :].T

@@ -65,7 +65,7 @@ def test_a_text_without_known_words_has_no_labels(small_corpus):
 @pytest.mark.parametrize("ngrams", [1, 3])
 def test_the_terms_read_back_equal(small_corpus, tmp_path, ngrams):
     train, test = small_corpus.splits["train"], small_corpus.splits["test"]
-    index = NearestNeighbours.fit(Documents(train.texts), train.Y, 10, ngrams=ngrams)
+    index = NearestNeighbours.fit(Documents(train.texts), train.Y, 10, ngrams=ngrams, opening=4)
     index.save(tmp_path / "index")
     loaded = NearestNeighbours.load(tmp_path / "index")
     texts = [*test.texts, "", "qqqq", "Ünïcödé lone \ud800"]
@@ -75,7 +75,7 @@ def test_the_terms_read_back_equal(small_corpus, tmp_path, ngrams):
         np.testing.assert_array_equal(getattr(after, part), getattr(before, part))
     assert before.shape == after.shape
     assert list(loaded.tfidf.terms) == list(index.tfidf.terms)
-    assert loaded.neighbours == 10
+    assert (loaded.neighbours, loaded.tfidf.opening) == (10, 4)
 
 
 @pytest.mark.parametrize(
@@ -93,6 +93,7 @@ def test_the_terms_read_back_equal(small_corpus, tmp_path, ngrams):
         ({"Y_data": lambda a: np.where(np.arange(a.size) == 3, np.inf, a)}, "not finite"),
         ({"neighbours": lambda n: 0}, "0 neighbours"),
         ({"ngrams": lambda n: None}, "NoneType"),
+        ({"opening": lambda n: -1}, "opening of -1"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_despite_a_right_manifest(small_corpus, tmp_path, change, said):

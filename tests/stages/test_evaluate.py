@@ -73,7 +73,7 @@ def test_figures_equal_those_of_the_ranking_that_is_kept(evaluated, small_corpus
 
 def test_baselines_are_measured_alike(evaluated):
     report = json.loads((evaluated / REPORTS / "metrics.json").read_text())
-    assert set(report["baselines"]) == {"cascade", "linear", "vectors", "tfidf_knn", "popularity"}
+    assert set(report["baselines"]) == {"cascade", "linear", "vectors", "names", "tfidf_knn", "popularity"}
     for name, figures in report["baselines"].items():
         assert set(figures) == set(report["test"])
         assert set(report["baseline_bins"][name]) == {"head", "torso", "tail", "unseen"}

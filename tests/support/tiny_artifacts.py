@@ -55,8 +55,9 @@ def tiny_blend(corpus: Corpus, cascade: Cascade) -> Blend:
     """A blend of a cascade with everything that may rank beside it, weighed on dev where there is one."""
     train, dev = corpus.splits["train"], corpus.splits.get("dev")
     documents, Y = Documents(train.texts), train.Y[:, : corpus.vocabulary.L].tocsr()
-    settings = BlendSettings(neighbours=5)
-    sources = Sources.of(cascade, LinearRanker.fit(documents, Y, LinearSettings(), seed=0), documents, Y, settings)
+    settings = BlendSettings(sources=["linear", "neighbours", "vectors", "names"], neighbours=5)
+    linear = LinearRanker.fit(documents, Y, LinearSettings(), seed=0)
+    sources = Sources.of(cascade, linear, documents, Y, corpus.vocabulary.names[: Y.shape[1]], settings)
     uses = np.bincount(Y.indices, minlength=Y.shape[1])
     held_out, truth = (Documents(dev.texts), dev.Y) if dev else (Documents([]), Y[:0])
     return Blend.fit(sources, held_out, truth, uses, train.ids, settings)

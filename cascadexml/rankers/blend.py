@@ -8,7 +8,7 @@ al., 2022, section 4). A blend is one bundle that holds its sources' bundles.
 import dataclasses
 import json
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -49,9 +49,13 @@ EVIDENCE: dict[str, Evidence] = {
     "names": plain,
 }
 """Source → what its scores say, the one whose every label is a candidate first."""
-_SELECT_AT = 5
-_SELECT = f"nDCG@{_SELECT_AT}"
+MIXED = "mixed"
+"""What figures on dev call the mixture, cross-fitted, beside its sources."""
+_SELECT = "nDCG@5"
+_KS = (1, 5, 20)
 _DOCUMENTS_A_CHUNK = 4096
+Figures = Mapping[str, Mapping[str, float]]
+"""Ranker → metric → its mean over documents."""
 
 log = logging.getLogger(__name__)
 
@@ -173,6 +177,7 @@ class Blend:
         *,
         seed: int = 0,
         progress: Progress = silent,
+        record: Callable[[Figures], None] = lambda figures: None,
     ) -> Self:
         """Weigh the sources on documents that none of them has learnt from.
 
@@ -188,6 +193,8 @@ class Blend:
             settings: folds of the cross-fitting.
             seed: of the folds.
             progress: told of the network's pass over dev.
+            record: told what each source reaches on dev, and `MIXED` what they reach together, cross-fitted: P, R and
+                nDCG as fractions. Settings may be chosen by these without a look at test.
 
         Raises:
             PredictionError: out of memory.
@@ -200,11 +207,13 @@ class Blend:
         found = candidates(rankings, L)
         right = np.asarray(Y[:, :L].tocsr()[found.documents, found.labels]).ravel() > 0
         honest = cross_fitted(found, right, uses, settings.folds, seed)
-        figures = {name: _mean(ranking, Y) for name, ranking in rankings.items()}
-        mixed = _mean(found.ranked(honest, _SELECT_AT, L), Y)
-        log.info("dev %s of each source: %s", _SELECT, ", ".join(f"{n} {v:.4f}" for n, v in figures.items()))
-        best = max(figures, key=figures.__getitem__)
-        if mixed <= figures[best]:
+        figures = {name: _means(ranking, Y) for name, ranking in rankings.items()}
+        together = _means(found.ranked(honest, max(_KS), L), Y)
+        record({MIXED: together, **figures})
+        alone, mixed = {name: each[_SELECT] for name, each in figures.items()}, together[_SELECT]
+        log.info("dev %s of each source: %s", _SELECT, ", ".join(f"{n} {v:.4f}" for n, v in alone.items()))
+        best = max(alone, key=alone.__getitem__)
+        if mixed <= alone[best]:
             log.warning("Mixed, they reach %.4f on dev, no more than %s alone, which answers.", mixed, best)
             return cls(sources, _alone(best, names), uses, ids)
         log.info("mixed, cross-fitted in %d folds: %.4f", settings.folds, mixed)
@@ -374,8 +383,9 @@ def _alone(source: str, names: Sequence[str]) -> Mixture:
     return Mixture(weights, weights)
 
 
-def _mean(ranking: Ranking, Y: sparse.csr_matrix) -> float:
-    return float(document_metrics(ranking, Y, [_SELECT_AT])[_SELECT].mean())
+def _means(ranking: Ranking, Y: sparse.csr_matrix) -> dict[str, float]:
+    found = document_metrics(ranking, Y, _KS)
+    return {f"{of}@{k}": float(found[f"{of}@{k}"].mean()) for of in ("P", "R", "nDCG") for k in _KS}
 
 
 def _shifted(progress: Progress, start: int, N: int) -> Progress:

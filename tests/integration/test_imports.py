@@ -50,7 +50,9 @@ def test_the_registry_comes_without_torch(repo_root: Path) -> None:
     assert loaded(code, HEAVY, repo_root) == []
 
 
-@pytest.mark.parametrize("module", ["base", "linear", "loading", "mixture", "names", "neighbours", "popularity", "vectors"])
+@pytest.mark.parametrize(
+    "module", ["base", "linear", "loading", "mixture", "names", "neighbours", "popularity", "vectors"]
+)
 def test_the_contract_of_rankers_needs_neither_torch_nor_scikit_learn(module: str, repo_root: Path) -> None:
     assert loaded(f"import cascadexml.rankers.{module}", HEAVY, repo_root) == []
 

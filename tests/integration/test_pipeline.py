@@ -145,6 +145,7 @@ def test_an_experiment_changes_metrics_that_diff_and_plots_show(project: Project
     assert set(files) == {
         "data/reports/metrics.json",
         "data/reports/tree.json",
+        "data/reports/blend.json",
         "data/reports/training/metrics.json",
         "data/reports/validation/summary.json",
     }

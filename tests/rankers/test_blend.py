@@ -13,7 +13,7 @@ from cascadexml.errors import FormatError
 from cascadexml.metrics import document_metrics
 from cascadexml.rankers import blend as module
 from cascadexml.rankers.base import Documents
-from cascadexml.rankers.blend import FORMAT, Blend, Sources, candidates
+from cascadexml.rankers.blend import FORMAT, MIXED, Blend, Figures, Sources, candidates
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.mixture import Mixture
@@ -69,6 +69,25 @@ def test_in_chunks_it_ranks_the_same(blend: Blend, small_corpus: Corpus, monkeyp
 def fit_again(blend: Blend, corpus: Corpus, sources: Sources, split: str = "dev") -> Blend:
     those = corpus.splits[split]
     return Blend.fit(sources, Documents(those.texts), those.Y, blend.uses, blend.ids, BlendSettings())
+
+
+def test_what_each_source_and_all_reach_on_dev_is_recorded(blend: Blend, small_corpus: Corpus) -> None:
+    told: list[Figures] = []
+    dev = small_corpus.splits["dev"]
+    documents = Documents(dev.texts)
+    Blend.fit(
+        blend.sources, documents, dev.Y, blend.uses, blend.ids, BlendSettings(folds=3), seed=1, record=told.append
+    )
+    (figures,) = told
+    _, _, sources = blend.rank_with_sources(documents, 20)
+    assert set(figures) == {MIXED, *sources}
+    Y = dev.Y.toarray() > 0
+    for name, ranking in sources.items():
+        hits = [[row >= 0 and bool(Y[n, row]) for row in rows[:5]] for n, rows in enumerate(ranking.labels.tolist())]
+        assert figures[name]["P@5"] == pytest.approx(np.mean(hits))
+        assert figures[name]["nDCG@5"] == pytest.approx(ndcg(ranking, small_corpus, "dev"))
+    # Cross-fitted: below what weights that have seen all of dev reach on it.
+    assert figures[MIXED]["nDCG@5"] < ndcg(blend.rank(documents, 5), small_corpus, "dev")
 
 
 def test_without_a_document_to_weigh_them_on_the_network_answers(blend: Blend, small_corpus: Corpus) -> None:

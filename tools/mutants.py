@@ -732,7 +732,7 @@ MUTANTS = (
         "cascadexml/rankers/blend.py",
         "tests/rankers/test_blend.py",
         (
-            "if mixed <= figures[best]:",
+            "if mixed <= alone[best]:",
             "if False:",
             "test_where_the_mixture_is_no_better_the_best_source_answers",
         ),

@@ -13,6 +13,7 @@ KINDS = {
     "cascade": ("cascadexml.rankers.cascade.ranker", "CascadeRanker"),
     "ensemble": ("cascadexml.rankers.ensemble", "Ensemble"),
     "linear": ("cascadexml.rankers.linear", "LinearRanker"),
+    "names": ("cascadexml.rankers.names", "NamesRanker"),
     "neighbours": ("cascadexml.rankers.neighbours", "NearestNeighbours"),
     "popularity": ("cascadexml.rankers.popularity", "Popularity"),
 }

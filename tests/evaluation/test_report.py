@@ -56,7 +56,7 @@ def test_a_run_on_the_sample_reads_and_writes_to_the_same_bytes(repo_root: Path,
         plain["differences"]["popularity"]["P@1"][key] for key in ("difference", "p_value")
     ]
     assert set(HEADLINES) <= set(report.model.figures)
-    told = ["CascadeXML", "network alone", "linear classifiers", "TF-IDF nearest neighbours", "nearest vectors"]
+    told = ["CascadeXML", "network alone", "linear classifiers", "TF-IDF nearest neighbours", "label names"]
     assert [caption(name) for name in report.rankers] == [*told, "label popularity"]
 
 

@@ -29,6 +29,7 @@ from cascadexml.rankers.loading import load_ranker
 from tests.support.params import SETTINGS
 from tests.support.tiny_encoders import make_tiny_encoder
 
+EVERY_SOURCE = BlendSettings(sources=["linear", "neighbours", "vectors", "names"], neighbours=5)
 MAX_LENGTH = 24
 
 
@@ -51,12 +52,16 @@ def tiny_ensemble(corpus: Corpus, encoder: Path, members: int = 2, batch_size: i
     return Ensemble([CascadeRanker(model, tokenizer, MAX_LENGTH, batch_size) for model in models])
 
 
-def tiny_blend(corpus: Corpus, cascade: Cascade) -> Blend:
+def tiny_blend(
+    corpus: Corpus,
+    cascade: Cascade,
+    settings: BlendSettings = EVERY_SOURCE,
+    linear_settings: LinearSettings = LinearSettings(),  # noqa: B008
+) -> Blend:
     """A blend of a cascade with everything that may rank beside it, weighed on dev where there is one."""
     train, dev = corpus.splits["train"], corpus.splits.get("dev")
     documents, Y = Documents(train.texts), train.Y[:, : corpus.vocabulary.L].tocsr()
-    settings = BlendSettings(sources=["linear", "neighbours", "vectors", "names"], neighbours=5)
-    linear = LinearRanker.fit(documents, Y, LinearSettings(), seed=0)
+    linear = LinearRanker.fit(documents, Y, linear_settings, seed=0)
     sources = Sources.of(cascade, linear, documents, Y, corpus.vocabulary.names[: Y.shape[1]], settings)
     uses = np.bincount(Y.indices, minlength=Y.shape[1])
     held_out, truth = (Documents(dev.texts), dev.Y) if dev else (Documents([]), Y[:0])

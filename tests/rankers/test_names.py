@@ -76,22 +76,25 @@ NAMES = ["Fluoreszenzmikroskopie", "Brücke", "Straße", "C", "Java (Programmier
 
 
 @pytest.mark.parametrize(
-    ("text", "first"),
+    ("text", "first", "whole"),
     [
-        ("BRUCKE", 1),
-        ("die strasse", 2),
-        ("learn c today", 3),
-        ("Java", 4),
-        ("fluorescence microscopy", 0),
+        ("BRUCKE", 1, True),
+        ("die strasse", 2, True),
+        ("learn c today", 3, True),
+        ("Java", 4, False),
+        ("fluorescence microscopy", 0, False),
     ],
 )
-def test_accents_case_and_cognates(text: str, first: int) -> None:
+def test_accents_case_and_cognates(text: str, first: int, whole: bool) -> None:
     ranking = NamesRanker.fit(NAMES).rank(Documents([text]), 3)
     assert ranking.labels[0, 0] == first
+    assert (ranking.scores[0, 0] == pytest.approx(1)) == whole
 
 
 def test_a_name_that_stands_there_whole_scores_one_and_equal_names_alike() -> None:
-    ranking = NamesRanker.fit(NAMES).rank(Documents(["Über eine Brücke gehen", "", "xyzzyx", "\u200b"]), len(NAMES))
+    ranking = NamesRanker.fit(NAMES).rank(
+        Documents(["Über eine Brücke gehen", "", "xyzzyx", "\u200b", "None"]), len(NAMES)
+    )
     assert ranking.labels[0, :2].tolist() == [1, 7]
     np.testing.assert_allclose(ranking.scores[0, :2], 1.0, atol=1e-6)
     assert (ranking.labels[1:] == NO_LABEL).all()

@@ -42,7 +42,7 @@ def test_on_the_records_that_it_is_weighed_on_it_beats_each_of_its_sources(blend
         alone = {name: ndcg(ranking, small_corpus, "dev") for name, ranking in sources.items()}
         return ndcg(mixed, small_corpus, "dev"), alone
 
-    mixed, alone = of_each(blend)
+    mixed, alone = of_each(fit_again(blend, small_corpus, blend.sources))
     assert set(alone) == {"cascade", "linear", "neighbours", "vectors", "names"}
     # Names say so much more than the rest on so few records that, cross-fitted, no mixture is better: they answer.
     assert mixed == max(alone.values()) == alone["names"]

@@ -3,9 +3,9 @@
     python -m benchmarks.trials --seeds 0 1 2 --test                      # params.yaml as it is
     python -m benchmarks.trials --of train.epochs=0.25 --of train.epochs=1 --of "train.epochs=2 train.ensemble=3"
 
-One JSON line a trial, then one a setting with mean and standard deviation over its seeds. A trial that has been done comes out
-of DVC's cache: `dvc exp show` lists them all, and `dvc exp apply trial-…` writes one back. Minutes are those of what DVC
-had to run, so null where it ran nothing.
+One JSON line a trial, then one a setting with mean and standard deviation over its seeds. A trial that has been done
+comes out of DVC's cache: `dvc exp show` lists them all, and `dvc exp apply trial-…` writes one back. Minutes are
+those of what DVC had to run, so null where it ran nothing.
 """
 
 import argparse
@@ -87,7 +87,9 @@ def summary(done: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]
     """Mean and standard deviation of each figure over the seeds."""
     return {
         split: {
-            metric: [round(form(each[split][metric] for each in done), 5) for form in (statistics.mean, statistics.stdev)]
+            metric: [
+                round(form(each[split][metric] for each in done), 5) for form in (statistics.mean, statistics.stdev)
+            ]
             for metric in done[0][split]
         }
         for split in ("dev", "test")
@@ -97,7 +99,7 @@ def summary(done: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]
 
 def output(*command: str) -> str:
     """What a command prints; its progress and its errors are seen as they come."""
-    run = subprocess.run(command, stdout=subprocess.PIPE, text=True)
+    run = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603
     if run.returncode:
         sys.exit(f"error: {' '.join(command[:3])} gave {run.returncode}:\n{run.stdout[-2000:]}")
     return run.stdout

@@ -15,8 +15,9 @@ from prefect.events.schemas.automations import AutomationCore, EventTrigger, Pos
 HEARTBEAT = "prefect.flow-run.heartbeat"
 ENDS = ("Completed", "Failed", "Cancelled", "Crashed")
 NAME = "cascadexml: a silent run has crashed"
-SILENCE = timedelta(seconds=90)
-"""At least three heartbeats of 30 seconds, the fastest that Prefect sends."""
+SILENCE = timedelta(seconds=180)
+"""Six heartbeats of 30 seconds, the fastest that Prefect sends: a busy server is late with some, and a run that is
+declared dead while it works is worse than a dead one that is found late."""
 
 
 def silent_runs() -> AutomationCore:

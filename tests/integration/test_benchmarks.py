@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from benchmarks import calibration, drift, judgement, mixture, warm_start
+from benchmarks import calibration, drift, judgement, mixture, speed, warm_start
 from cascadexml import Predictor
 from cascadexml.artifact import open_artifact
 from cascadexml.data.corpus import Corpus
@@ -22,7 +22,7 @@ from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.neighbours import NearestNeighbours
 from tests.conftest import sample_records
-from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny, tiny_blend
+from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny, pack_tiny_blend, tiny_blend
 
 pytestmark = pytest.mark.integration
 
@@ -107,6 +107,17 @@ def test_mixture(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
     assert [len(line["sources"]) for line in lines] == [4] * 6 + [3] * 3
     assert all(0 <= line[name] <= 1 for line in lines for name in (*mixture.SHOWN, "tail R@5", "ECE@5"))
     assert lines[0] | {"places": 0} != lines[5] | {"places": 0}, "the places make a difference"
+
+
+def test_speed(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
+    blend = pack_tiny_blend(tmp_path, Corpus.load(inputs.corpus))
+    one, many = bench(speed, blend, inputs.corpus, "--texts", 8, "--rounds", 1, "--device", "cpu")
+    assert (one["batch"], many["batch"]) == speed.BATCHES
+    for line in (one, many):
+        # These labels have no names; the index of vectors is read with the network's own and not timed apart.
+        assert list(line["ms a text"]) == ["encoder", "answer", "network", "linear", "neighbours"]
+        assert line["over the encoder"]["encoder"] == 1
+        assert all(value > 0 for value in line["ms a text"].values())
 
 
 def test_judgement(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:

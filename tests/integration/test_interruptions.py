@@ -94,7 +94,7 @@ def test_restarts_in_the_middle_of_a_run_publish_nothing_twice(
     until(lambda: len(api.log(run)) > told, "the run fell silent")
     assert stage_processes(served)
     kill(served, "worker")
-    assert api.wait(run, 200)["type"] in ("CRASHED", "FAILED")
+    assert api.wait(run, 300)["type"] in ("CRASHED", "FAILED")
     until(lambda: not stage_processes(served), "the training goes on", 30)
     # What a kill leaves behind at the worst moment: DVC writes its lock in place.
     (served.root / "dvc.lock").write_bytes(b"")

@@ -7,11 +7,14 @@ from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
+import yaml
 
 from cascadexml import Predictor
 from tests.conftest import S3Server
 from tests.integration.conftest import Project
+from tests.integration.prefect_api import until
 
 pytestmark = [pytest.mark.integration, pytest.mark.timeout(600)]
 
@@ -156,6 +159,33 @@ def test_an_experiment_changes_metrics_that_diff_and_plots_show(project: Project
             assert title in page
         assert page.count("<img") >= 5
     assert "0.5" in project.sh("dvc exp show --md")
+
+
+def test_a_queue_searches_settings_and_the_best_is_written_back(project: Project) -> None:
+    """As docs/pipeline.md has it; what git does not know is copied along."""
+    project.sh("dvc exp run --queue -S 'linear.cost=1,2' -C own-data -C tiny-encoder blend && dvc queue start")
+    until(lambda: project.sh("dvc queue status").count("Success") == 2, "the queue's trials do not end", 300)
+    shown = json.loads(project.sh("dvc exp show --json"))
+    trials = {each["name"]: each["revs"][0]["data"] for row in shown for each in row["experiments"] or []}
+    costs = {name: trial["params"]["params.yaml"]["data"]["linear"]["cost"] for name, trial in trials.items()}
+    assert {1, 2} <= set(costs.values())
+    best = next(name for name, cost in costs.items() if cost == 2)
+    project.sh(f"dvc exp apply {best}")
+    assert yaml.safe_load((project.root / "params.yaml").read_text())["linear"]["cost"] == 2
+    assert project.ran(project.sh("dvc repro blend")) == []
+
+
+def test_trials_tell_mean_and_spread_over_seeds(project: Project) -> None:
+    command = "python -m benchmarks.trials --of linear.cost=3 --seeds 0 1 --copy own-data tiny-encoder 2>/dev/null"
+    first, second, both = (json.loads(line) for line in project.sh(command).splitlines())
+    assert [first["settings"], first["seed"], second["seed"], both["seeds"]] == [["linear.cost=3"], 0, 1, 2]
+    assert first["minutes"] > 0 and "test" not in first
+    reached = [each["dev"]["nDCG@20"] for each in (first, second)]
+    assert both["dev"]["nDCG@20"] == pytest.approx([np.mean(reached), np.std(reached, ddof=1)], abs=1e-5)
+    # Done once, they come out of the cache.
+    again = [json.loads(line) for line in project.sh(command).splitlines()]
+    assert [each["dev"] for each in again] == [each["dev"] for each in (first, second, both)]
+    assert again[0]["minutes"] is None
 
 
 def test_changed_source_content_is_downloaded_again(project: Project) -> None:

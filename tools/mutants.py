@@ -829,9 +829,18 @@ MUTANTS = (
             "test_accents_case_and_cognates",
         ),
         (
-            "found = [_runs_of(name or \"\") for name in names]",
-            "found = [_runs_of(str(name)) for name in names]",
+            "for word in _words_of(name or \"\")",
+            "for word in _words_of(str(name))",
             "test_a_name_that_stands_there_whole_scores_one_and_equal_names_alike",
+        ),
+    ),
+    *_in(
+        "cascadexml/labels/tfidf.py",
+        "tests/rankers/test_blend.py",
+        (
+            "(self.ngrams, self.opening), (other.ngrams, other.opening)",
+            "self.ngrams, other.ngrams",
+            "test_the_sources_are_those_of_the_same_documents",
         ),
     ),
     *_in(

@@ -95,6 +95,11 @@ class Tfidf:
         terms = sorted(columns, key=columns.__getitem__)
         return cls(terms, vectorizer.idf_.astype(np.float32), ngrams, opening), sparse.csr_matrix(X)
 
+    def same_as(self, other: Self) -> bool:
+        """Whether both give every text the same row."""
+        ours, theirs = (self.ngrams, self.opening), (other.ngrams, other.opening)
+        return ours == theirs and np.array_equal(self.idf, other.idf) and list(self.terms) == list(other.terms)
+
     def transform(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """The (N, V) float32 rows of N texts; a text without a known term has an empty row."""
         columns: list[int] = []

@@ -138,13 +138,26 @@ class Sources:
         """The first `DEPTH` labels of N documents by each source, and the network's vectors (N, d), in one pass."""
         cascade, vectors = self.cascade.rank_with_vectors(documents, DEPTH, progress=progress)
         rankings = {"cascade": cascade}
-        others: list[tuple[str, Ranker | None]] = [("linear", self.linear), ("neighbours", self.neighbours)]
-        rankings |= {name: ranker.rank(documents, DEPTH) for name, ranker in others if ranker is not None}
+        rankings |= self._rank_by_terms(documents)
         if self.vectors is not None:
             rankings["vectors"] = self.vectors.rank(vectors, DEPTH)
         if self.names is not None:
             rankings["names"] = self.names.rank(documents, NAMES_DEPTH)
         return rankings, vectors
+
+    def _rank_by_terms(self, documents: Documents) -> dict[str, Ranking]:
+        """What the linear classifiers and the neighbours give; a text is taken apart once where both read alike."""
+        if self.linear is not None and self.neighbours is not None and self._read_alike:
+            X = self.linear.tfidf.transform(documents.texts)
+            return {"linear": self.linear.rank_rows(X, DEPTH), "neighbours": self.neighbours.rank_rows(X, DEPTH)}
+        others: list[tuple[str, Ranker | None]] = [("linear", self.linear), ("neighbours", self.neighbours)]
+        return {name: ranker.rank(documents, DEPTH) for name, ranker in others if ranker is not None}
+
+    @cached_property
+    def _read_alike(self) -> bool:
+        """Whether the linear classifiers and the neighbours have one TF-IDF."""
+        linear, neighbours = self.linear, self.neighbours
+        return linear is not None and neighbours is not None and linear.tfidf.same_as(neighbours.tfidf)
 
 
 @dataclass(frozen=True, eq=False)

@@ -117,12 +117,16 @@ class LinearRanker:
 
     def rank(self, documents: Documents, K: int, *, progress: Progress = silent) -> Ranking:
         """The K labels of greatest margin for each of N documents, NO_LABEL where its terms know fewer labels."""
-        N = len(documents)
+        return self.rank_rows(self.tfidf.transform(documents.texts), K, progress=progress)
+
+    def rank_rows(self, X: sparse.csr_matrix, K: int, *, progress: Progress = silent) -> Ranking:
+        """What `rank` gives, from the documents' (N, V) rows of `tfidf`."""
+        N = X.shape[0]
         labels = np.full((N, K), NO_LABEL, dtype=np.int32)
         scores = np.full((N, K), -np.inf, dtype=np.float32)
         rows = max(1, _CELLS_A_CHUNK // max(self.L, 1))
         for start in range(0, N, rows):
-            margins = sparse.csr_matrix(self.tfidf.transform(documents.texts[start : start + rows]) @ self.W)
+            margins = sparse.csr_matrix(X[start : start + rows] @ self.W)
             margins.data += self.b[margins.indices]
             best = Ranking.from_scores(margins, K)
             labels[start : start + rows] = best.labels

@@ -10,9 +10,9 @@ import json
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -34,6 +34,7 @@ SHORTEST, LONGEST = 4, 6
 """Letters of a run, the blanks before and after a word included."""
 _WORD = re.compile(r"\w+")
 _CELLS_A_CHUNK = 1 << 24
+_WORDS_KEPT = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +69,16 @@ class NamesRanker:
     def _columns(self) -> dict[str, int]:
         return {run: column for column, run in enumerate(self.runs)}
 
+    @cached_property
+    def _columns_of_word(self) -> Callable[[str], list[int]]:
+        """The columns of a word's runs that are known, remembered: texts are made of the same words."""
+
+        @lru_cache(maxsize=_WORDS_KEPT)
+        def columns_of(word: str) -> list[int]:
+            return [self._columns[run] for run in _runs_of(word) if run in self._columns]
+
+        return columns_of
+
     @property
     def L(self) -> int:  # noqa: N802
         """How many labels it ranks."""
@@ -81,11 +92,11 @@ class NamesRanker:
             names: row → name; a label without one is never ranked.
             opening: words at a text's start that count by themselves as well.
         """
-        found = [_runs_of(name or "") for name in names]
+        found = [{run for word in _words_of(name or "") for run in _runs_of(word)} for name in names]
         uses = Counter(run for runs in found for run in runs)
         columns = {run: column for column, run in enumerate(sorted(uses))}
         idf = np.log((1 + len(found)) / (1 + np.array([uses[run] for run in columns], dtype=np.float64))) + 1
-        by_name = _rows(found, columns)
+        by_name = _rows([[columns[run] for run in runs] for runs in found], len(columns))
         by_name.data = idf[by_name.indices].astype(np.float32)
         sums = np.maximum(np.asarray(by_name.sum(axis=1)).ravel(), np.finfo(np.float32).tiny)
         by_name.data /= np.repeat(sums, np.diff(by_name.indptr)).astype(np.float32)
@@ -106,13 +117,18 @@ class NamesRanker:
 
     def _shares(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """(n, L) scores."""
-        has = _rows([_runs_of(text) for text in texts], self._columns)
+        has = self._runs_in(texts)
         if self.opening:
-            begins = (" ".join(text.split(None, self.opening)[: self.opening]) for text in texts)
-            has = (has + _rows([_runs_of(begin) for begin in begins], self._columns)) / np.float32(2)
+            begins = [" ".join(text.split(None, self.opening)[: self.opening]) for text in texts]
+            has = (has + self._runs_in(begins)) / np.float32(2)
         shares = sparse.csr_matrix(sparse.csr_matrix(has) @ self.W)
         np.minimum(shares.data, 1, out=shares.data)
         return shares
+
+    def _runs_in(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """(n, V) float32: 1 where one of n texts has a run that is known."""
+        by_text = [{column for word in _words_of(text) for column in self._columns_of_word(word)} for text in texts]
+        return _rows(by_text, len(self.runs))
 
     def save(self, folder: Path) -> None:
         """Write a bundle to `folder`: the runs as JSON, the weights as safetensors."""
@@ -142,28 +158,30 @@ class NamesRanker:
             raise FormatError(f"{found.path} cannot be read as label names ({error}): make it again.") from None
 
 
-def _runs_of(text: str) -> set[str]:
-    """The runs of letters of a text's words: lower case, accents dropped, a blank before and after each word.
-
-    A word with its blanks that is shorter than a run is one itself.
-    """
+def _words_of(text: str) -> set[str]:
+    """A text's words: lower case, accents dropped."""
     flat = unicodedata.normalize("NFKD", text.casefold())
-    words = set(_WORD.findall("".join(letter for letter in flat if not unicodedata.combining(letter))))
+    if not flat.isascii():
+        flat = "".join(letter for letter in flat if not unicodedata.combining(letter))
+    return set(_WORD.findall(flat))
+
+
+def _runs_of(word: str) -> set[str]:
+    """A word's runs of letters, a blank before and after it; with its blanks shorter than a run, it is one itself."""
+    padded = f" {word} "
     found = set()
-    for word in words:
-        padded = f" {word} "
-        for n in range(SHORTEST, LONGEST + 1):
-            if n >= len(padded):
-                found.add(padded)
-                break
-            found.update(padded[start : start + n] for start in range(len(padded) - n + 1))
+    for n in range(SHORTEST, LONGEST + 1):
+        if n >= len(padded):
+            found.add(padded)
+            break
+        found.update(padded[start : start + n] for start in range(len(padded) - n + 1))
     return found
 
 
-def _rows(found: Iterable[Iterable[str]], columns: dict[str, int]) -> sparse.csr_matrix:
-    """(n, V) float32: 1 where one of n texts has a run that is known."""
-    rows = [sorted(columns[run] for run in runs if run in columns) for runs in found]
+def _rows(columns: Sequence[Iterable[int]], width: int) -> sparse.csr_matrix:
+    """(n, width) float32: 1 in each of n rows' columns."""
+    rows = [sorted(row) for row in columns]
     ends = np.cumsum([0, *map(len, rows)])
     indices: npt.NDArray[np.int32] = np.fromiter((column for row in rows for column in row), dtype=np.int32)
     ones = np.ones(indices.size, dtype=np.float32)
-    return sparse.csr_matrix((ones, indices, ends), shape=(len(rows), len(columns)))
+    return sparse.csr_matrix((ones, indices, ends), shape=(len(rows), width))

@@ -77,15 +77,16 @@ class NearestNeighbours:
 
     def rank(self, documents: Documents, K: int, *, progress: Progress = silent) -> Ranking:
         """The K labels of most votes for each of N documents, NO_LABEL where fewer labels have a vote."""
-        N = len(documents)
+        return self.rank_rows(self.tfidf.transform(documents.texts), K, progress=progress)
+
+    def rank_rows(self, X: sparse.csr_matrix, K: int, *, progress: Progress = silent) -> Ranking:
+        """What `rank` gives, from the documents' (N, V) rows of `tfidf`."""
+        N = X.shape[0]
         labels = np.full((N, K), NO_LABEL, dtype=np.int32)
         scores = np.full((N, K), -np.inf, dtype=np.float32)
-        if not N:
-            return Ranking(labels, scores)
-        queries = self.tfidf.transform(documents.texts)
         rows = max(1, _CELLS_A_CHUNK // max(self.X.shape[0], 1))
         for start in range(0, N, rows):
-            part = queries[start : start + rows]
+            part = X[start : start + rows]
             nearest = Ranking.from_scores(sparse.csr_matrix(part @ self._index), self.neighbours)
             best = Ranking.from_scores(votes(nearest, self.Y), K)
             labels[start : start + rows], scores[start : start + rows] = best.labels, best.scores

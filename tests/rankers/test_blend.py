@@ -53,8 +53,13 @@ def test_on_the_records_that_it_is_weighed_on_it_beats_each_of_its_sources(blend
     assert mixed > max(alone.values())
 
 
-def test_the_sources_are_those_of_the_same_documents(blend: Blend, small_corpus: Corpus) -> None:
+@pytest.mark.parametrize("opening", [None, 0, 5])
+def test_the_sources_are_those_of_the_same_documents(blend: Blend, small_corpus: Corpus, opening: int | None) -> None:
+    """Whether or not the two that read words take a text apart alike."""
     documents = Documents(small_corpus.splits["test"].texts)
+    if opening is not None:
+        assert isinstance(blend.sources.cascade, CascadeRanker)
+        blend = tiny_blend(small_corpus, blend.sources.cascade, linear_settings=LinearSettings(opening=opening))
     _, vectors, sources = blend.rank_with_sources(documents, 3)
     parts = blend.sources
     assert parts.linear and parts.neighbours and parts.vectors and parts.names
@@ -65,6 +70,7 @@ def test_the_sources_are_those_of_the_same_documents(blend: Blend, small_corpus:
         ("names", parts.names.rank(documents, 300)),
     ):
         np.testing.assert_array_equal(sources[name].labels, ranking.labels)
+        np.testing.assert_array_equal(sources[name].scores, ranking.scores)
 
 
 def test_in_chunks_it_ranks_the_same(blend: Blend, small_corpus: Corpus, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -95,12 +95,15 @@ def _refuse_without_label(
 
 @contextmanager
 def _evaluating(network: CascadeXML) -> Iterator[None]:
-    was_training = network.training
+    # Going through all modules takes longer than a layer does on one text: only where it changes something.
+    if not network.training:
+        yield
+        return
     network.eval()
     try:
         yield
     finally:
-        network.train(was_training)
+        network.train()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from benchmarks import calibration, drift, judgement, mixture, speed, warm_start
+from benchmarks import calibration, curve, drift, judgement, mixture, speed, warm_start
 from cascadexml import Predictor
 from cascadexml.artifact import open_artifact
 from cascadexml.data.corpus import Corpus
@@ -118,6 +118,15 @@ def test_speed(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
         assert list(line["ms a text"]) == ["encoder", "answer", "network", "linear", "neighbours"]
         assert line["over the encoder"]["encoder"] == 1
         assert all(value > 0 for value in line["ms a text"].values())
+
+
+def test_curve(bench: Bench, tmp_path: Path) -> None:
+    trials = [("a=1", 3.0, 0.5), ("a=1", 5.0, 0.7), ("a=2", 9.0, 0.8), ("a=3", None, 0.9)]
+    lines = [{"settings": [a], "minutes": minutes, "dev": {"nDCG@20": value}} for a, minutes, value in trials]
+    (tmp_path / "lines").write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    bench(curve, tmp_path / "lines", tmp_path / "curve.svg")
+    drawn = (tmp_path / "curve.svg").read_text(encoding="utf-8")
+    assert [f"a={n}" in drawn for n in (1, 2, 3)] == [True, True, False]
 
 
 def test_judgement(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:

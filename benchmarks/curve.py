@@ -2,8 +2,8 @@
 
     python benchmarks/curve.py LINES.jsonl PICTURE.svg [--metric nDCG@20]
 
-One point a setting: minutes of all stages that ran, and the metric on dev, means over the setting's seeds. A trial that came
-out of DVC's cache has no minutes and is passed over.
+One point a setting: minutes of all stages that ran, and the metric on dev, means over the setting's seeds. A trial that
+came out of DVC's cache has no minutes and is passed over.
 """
 
 import argparse

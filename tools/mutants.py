@@ -836,11 +836,11 @@ MUTANTS = (
     ),
     *_in(
         "cascadexml/labels/tfidf.py",
-        "tests/rankers/test_blend.py",
+        "tests/labels/test_tfidf.py",
         (
             "(self.ngrams, self.opening), (other.ngrams, other.opening)",
             "self.ngrams, other.ngrams",
-            "test_the_sources_are_those_of_the_same_documents",
+            "test_only_those_that_read_every_text_alike_are_the_same",
         ),
     ),
     *_in(

@@ -111,3 +111,11 @@ def test_what_is_saved_transforms_equally(both: tuple[Tfidf, TfidfVectorizer], t
 def test_what_are_no_terms_is_refused(terms: list[str], idf: list[float], ngrams: int, opening: int) -> None:
     with pytest.raises(ValueError):
         Tfidf(terms, np.array(idf, dtype=np.float32), ngrams, opening)
+
+
+def test_only_those_that_read_every_text_alike_are_the_same() -> None:
+    terms, idf = ["heat", "pump"], np.ones(2, dtype=np.float32)
+    one = Tfidf(terms, idf, 2, 1)
+    assert one.same_as(Tfidf(list(terms), idf.copy(), 2, 1))
+    others = [Tfidf(terms, idf, 2, 0), Tfidf(terms, idf * 2, 2, 1), Tfidf(["heat", "pipe"], idf, 2, 1)]
+    assert not any(one.same_as(other) for other in [*others, Tfidf(terms, idf, 1, 1)])

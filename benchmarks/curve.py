@@ -2,8 +2,8 @@
 
     python benchmarks/curve.py LINES.jsonl PICTURE.svg [--metric nDCG@20]
 
-One point a setting: minutes of all stages that ran, and the metric on dev, means over the setting's seeds. A trial that
-came out of DVC's cache has no minutes and is passed over.
+One point a setting: minutes of the stages that ran, and the metric on dev, means over the setting's seeds. A trial that
+came out of DVC's cache has no minutes and is passed over; one that took a part from there has too few.
 """
 
 import argparse
@@ -41,7 +41,7 @@ def draw(points: list[tuple[float, float, str]], metric: str, picture: Path) -> 
     axes.plot([minutes for minutes, _, _ in points], [value for _, value, _ in points], "o-", color="#0072b2")
     for minutes, value, name in points:
         axes.annotate(name.replace("train.", ""), (minutes, value), (6, -12), textcoords="offset points", fontsize=8)
-    axes.set(xlabel="minutes, all stages", ylabel=f"{metric} on dev, %")
+    axes.set(xlabel="minutes of the stages that ran", ylabel=f"{metric} on dev, %")
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0.2)
     figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)

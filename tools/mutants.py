@@ -842,10 +842,6 @@ MUTANTS = (
             "self.ngrams, other.ngrams",
             "test_only_those_that_read_every_text_alike_are_the_same",
         ),
-    ),
-    *_in(
-        "cascadexml/labels/tfidf.py",
-        "tests/labels/test_tfidf.py",
         (
             "_WORD.findall(opened(text, self.opening).lower())",
             "_WORD.findall(text.lower())",

@@ -24,7 +24,7 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.errors import CascadeXMLError, ConfigError, DataError
 from cascadexml.evaluation.report import OURS
 from cascadexml.ranking import Ranking
-from stages import ARTIFACT, CORPUS, REPORTS
+from stages import ARTIFACT, CORPUS, HELD_OUT
 
 OUT = Path("data/benchmarks/accuracy")
 
@@ -96,7 +96,7 @@ def ours(run: Path, corpus: Corpus, settings: Settings, out: Path) -> Entry:
     Raises:
         DataError: the run left no ranking of test.
     """
-    file, artifact = run / REPORTS / "test_ranking.npz", run / ARTIFACT
+    file, artifact = run / HELD_OUT / "test.npz", run / ARTIFACT
     if not file.is_file():
         raise DataError(f"{file} is missing: the run must have come to its evaluation; run make run there.")
     rankings = {"test": Ranking.load(file)}

@@ -2,10 +2,10 @@
 
     python benchmarks/judgement.py RANKING CORPUS [--noise 0.3 0.6] [--draws 400] [--params params.yaml]
 
-RANKING is the model's ranking of the test split, as `evaluate` leaves it in data/reports/test_ranking.npz. Champion and
-challenger are two copies of it, each with normal noise of its own on the logarithms of the scores: neither is better,
-and the more noise, the more they differ. One JSON line a noise: how alike they are, how often the challenger counts as
-better on the metric all the same, and how often a guard or slice falls, by the smallest slice that is looked at.
+RANKING is the model's ranking of the test split, as `evaluate` leaves it in data/interim/held_out/test.npz. Champion
+and challenger are two copies of it, each with normal noise of its own on the logarithms of the scores: neither is
+better, and the more noise, the more they differ. One JSON line a noise: how alike they are, how often the challenger
+counts as better on the metric all the same, and how often a guard or slice falls, by the smallest slice looked at.
 """
 
 import argparse

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 
-from cascadexml.bundle import beside
+from cascadexml.bundle import Bundle, beside
 from cascadexml.config import Settings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
@@ -11,12 +11,12 @@ from cascadexml.evaluation.calibration import calibration_report
 from cascadexml.evaluation.error_analysis import examples_page
 from cascadexml.evaluation.evaluated import Evaluated
 from cascadexml.evaluation.held_out import HELD_OUT as SPLITS
-from cascadexml.evaluation.held_out import Seen, save_held_out
+from cascadexml.evaluation.held_out import Provenance, Seen, save_held_out
 from cascadexml.evaluation.plots import draw_evaluation
 from cascadexml.evaluation.report import OURS, EvaluationReport
 from cascadexml.metrics import differences
 from cascadexml.progress import console_progress
-from cascadexml.rankers.base import Documents, Ranker
+from cascadexml.rankers.base import Documents, Ranker, ranker_bundle
 from cascadexml.rankers.blend import Blend
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.popularity import Popularity
@@ -33,7 +33,8 @@ def main(settings: Settings) -> None:
     if not len(corpus.splits.get("test", ())):
         raise DataError(f"{CORPUS} has no test document: give the source a test split or raise download.split.test.")
     test, Y_train, chosen = corpus.splits["test"], corpus.splits["train"].Y, settings.evaluate
-    rankings, seen = rank(corpus, settings)
+    ranker = ranker_bundle(BLEND)
+    rankings, seen = rank(ranker, corpus, settings)
     evaluated = {name: Evaluated(of, corpus, chosen, settings.seed) for name, of in rankings.items()}
     ours = evaluated[OURS]
     baselines = {name: each.report("test") for name, each in evaluated.items() if each is not ours}
@@ -51,25 +52,23 @@ def main(settings: Settings) -> None:
     )
     page = examples_page(ours.calibrated("test"), test, corpus.vocabulary, max(chosen.ks), chosen.examples)
     calibration.save(CALIBRATION)
-    save_held_out(seen, HELD_OUT)
+    save_held_out(seen, Provenance(ranker.fingerprint, corpus.fingerprint, chosen.top_k), HELD_OUT)
     with beside(REPORTS / "evaluation") as folder:
         folder.mkdir()
         draw_evaluation(found, ranking, calibration, test.Y, ours.uses, chosen.ks, REPORTS / "training", folder)
-    with beside(REPORTS / "test_ranking.npz") as new:
-        ranking.save(new)
     with beside(REPORTS / "examples.html") as new:
         new.write_text(page, encoding="utf-8")
     found.save(REPORTS / "metrics.json")
 
 
-def rank(corpus: Corpus, settings: Settings) -> tuple[dict[str, dict[str, Ranking]], dict[str, Seen]]:
+def rank(ranker: Bundle, corpus: Corpus, settings: Settings) -> tuple[dict[str, dict[str, Ranking]], dict[str, Seen]]:
     """Rankings of test, and of dev where there is one, by the model, by each of its sources and by the baselines.
 
     Returns:
         Ranker → split → ranking; and by split what the model sees.
     """
     train, L, K = corpus.splits["train"], corpus.vocabulary.L, settings.evaluate.top_k
-    blend, Y = Blend.load(BLEND, settings.train.device), train.Y[:, :L].tocsr()
+    blend, Y = Blend.load(ranker, settings.train.device), train.Y[:, :L].tocsr()
     baselines: dict[str, Ranker] = {"popularity": Popularity.fit(Y)}
     if blend.sources.neighbours is None:
         baselines[BASELINES["neighbours"]] = NearestNeighbours.fit(
@@ -85,8 +84,8 @@ def rank(corpus: Corpus, settings: Settings) -> tuple[dict[str, dict[str, Rankin
         seen[split], found[OURS][split] = Seen(ranking, vectors), ranking
         for source, each in sources.items():
             found[BASELINES.get(source, source)][split] = each
-        for name, ranker in baselines.items():
-            found[name][split] = ranker.rank(documents, K)
+        for name, baseline in baselines.items():
+            found[name][split] = baseline.rank(documents, K)
     return found, seen
 
 

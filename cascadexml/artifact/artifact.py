@@ -82,6 +82,11 @@ class Artifact:
             )
         return self.bundle.part(f"rankers/{chosen}", FORMATS[chosen])
 
+    @property
+    def ranker_fingerprint(self) -> str:
+        """Fingerprint of the bundle of the ranker that answers: equal content, equal fingerprint."""
+        return self.ranker_bundle().fingerprint
+
     def ranker(self, device: str = "auto", batch_size: int = 64) -> "Ranker":
         """The ranker that answers for this model.
 

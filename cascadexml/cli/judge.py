@@ -34,6 +34,14 @@ FOLDER = click.Path(path_type=Path)
     help="Whose test records both rank, as the stage validate leaves it.",
 )
 @click.option(
+    "--held-out",
+    metavar="FOLDER",
+    type=FOLDER,
+    default=DATA / "interim" / "held_out",
+    show_default=True,
+    help="What the stage evaluate left: a model whose ranking of these records lies there does not rank again.",
+)
+@click.option(
     "--params",
     metavar="FILE",
     type=FOLDER,
@@ -50,7 +58,7 @@ FOLDER = click.Path(path_type=Path)
     help="Where judgement.json and judgement.md go.",
 )
 @VERBOSE
-def judge(champion: str | None, challenger: str, corpus: Path, params: Path, out: Path) -> None:
+def judge(champion: str | None, challenger: str, corpus: Path, held_out: Path, params: Path, out: Path) -> None:
     """Let champion and challenger rank the same held-out records and say whether the challenger may take over.
 
     CHAMPION is the artifact in use: its folder, or s3://bucket/prefix/name@champion. Without one the challenger is the
@@ -64,7 +72,8 @@ def judge(champion: str | None, challenger: str, corpus: Path, params: Path, out
 
     settings, progress = load_settings(params), console_progress()
     models = (None if champion is None else open_model(champion, progress), open_model(challenger, progress))
-    judgement = judge_candidates(*models, Corpus.load(corpus), settings, progress)
+    known = held_out if held_out.is_dir() else None
+    judgement = judge_candidates(*models, Corpus.load(corpus), settings, progress, known)
     save(judgement, out)
     for reason in judgement.reasons:
         click.echo(reason)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from cascadexml.bundle import beside
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError, FormatError
+from cascadexml.evaluation.held_out import Provenance, ranked_before
 from cascadexml.evaluation.judge import judge, slices_of, translate
 from cascadexml.evaluation.judgement import Judgement, ModelIdentity, render
 from cascadexml.progress import Progress, silent
@@ -48,6 +49,11 @@ class Candidate(Protocol):
 
     def vocabulary(self) -> Vocabulary:
         """What its rows are called."""
+        ...
+
+    @property
+    def ranker_fingerprint(self) -> str:
+        """Fingerprint of the bundle of what ranks."""
         ...
 
     def ranker(self, device: str = "auto") -> Ranker:
@@ -106,6 +112,7 @@ def judge_candidates(
     corpus: "Corpus",
     settings: "Settings",
     progress: Progress = silent,
+    held_out: Path | None = None,
 ) -> Judgement:
     """Let both rank the corpus's test split, and decide by `judge`. One model is in memory at a time.
 
@@ -115,6 +122,7 @@ def judge_candidates(
         corpus: whose test records are in neither model's training data.
         settings: the sections `judge`, `evaluate`, `seed`, and `train.device`.
         progress: of the ranking.
+        held_out: what the stage evaluate left; a model whose ranking of these records it holds does not rank again.
 
     Returns:
         The judgement, with its `models` and with notes on labels that a model lacks and on other data.
@@ -122,7 +130,7 @@ def judge_candidates(
     Raises:
         DataError: the corpus has no test document.
         ConfigError: the two cannot be compared, see `check_comparable`; a slice or metric is none.
-        FormatError: a model is damaged.
+        FormatError: a model or `held_out` is damaged.
         PredictionError: out of memory, or the device asked for is not there.
     """
     test = corpus.splits.get("test")
@@ -132,7 +140,7 @@ def judge_candidates(
         check_comparable(champion, challenger)
     candidates = {"challenger": challenger} | ({} if champion is None else {"champion": champion})
     slices = slices_of(test.metadata, settings.judge.slices)
-    rankings = {role: _rank(each, corpus, settings, progress) for role, each in candidates.items()}
+    rankings = {role: _rank(each, corpus, settings, progress, held_out) for role, each in candidates.items()}
     judgement = judge(
         rankings.get("champion"),
         rankings["challenger"],
@@ -148,14 +156,20 @@ def judge_candidates(
     return replace(judgement, notes=(*judgement.notes, *told), models=models)
 
 
-def _rank(candidate: Candidate, corpus: "Corpus", settings: "Settings", progress: Progress) -> Ranking:
+def _rank(
+    candidate: Candidate, corpus: "Corpus", settings: "Settings", progress: Progress, held_out: Path | None
+) -> Ranking:
     """The model's ranking of the test split, in rows of the corpus's vocabulary."""
-    ranker, vocabulary = candidate.ranker(settings.train.device), candidate.vocabulary()
+    K, vocabulary = settings.evaluate.top_k, candidate.vocabulary()
+    provenance = Provenance(candidate.ranker_fingerprint, corpus.fingerprint, K)
+    if held_out is not None and (known := ranked_before(held_out, provenance, "test")) is not None:
+        return translate(known, vocabulary, corpus.vocabulary)
+    ranker = candidate.ranker(settings.train.device)
     if ranker.L != vocabulary.L:
         raise FormatError(
             f"{candidate.path}: the model ranks {ranker.L} labels, the vocabulary {vocabulary.L}: pack it again."
         )
-    found = ranker.rank(Documents(corpus.splits["test"].texts), settings.evaluate.top_k, progress=progress)
+    found = ranker.rank(Documents(corpus.splits["test"].texts), K, progress=progress)
     return translate(found, vocabulary, corpus.vocabulary)
 
 

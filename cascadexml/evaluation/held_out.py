@@ -1,7 +1,7 @@
 """What a ranker says of the held-out records: computed once, read by whatever is measured on them."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import Documents, Ranker, VectorRanker
 from cascadexml.ranking import Ranking
 
-FORMAT = Format("cascadexml.held_out", 1)
+FORMAT = Format("cascadexml.held_out", 2)
 HELD_OUT = ("dev", "test")
 """The splits that no model learns from."""
 
@@ -47,9 +47,24 @@ def see(ranker: Ranker, documents: Documents, K: int, progress: Progress = silen
     return Seen(ranker.rank(documents, K, progress=progress), None)
 
 
-def save_held_out(seen: Mapping[str, Seen], folder: Path) -> None:
+@dataclass(frozen=True)
+class Provenance:
+    """Whose rankings of which records: whoever has the same three would compute the same.
+
+    Attributes:
+        ranker: fingerprint of the ranker's bundle.
+        corpus: fingerprint of the corpus.
+        top_k: labels asked for.
+    """
+
+    ranker: str
+    corpus: str
+    top_k: int
+
+
+def save_held_out(seen: Mapping[str, Seen], provenance: Provenance, folder: Path) -> None:
     """Write a bundle: of each split the ranking and, in 16 bits, the vectors."""
-    with FORMAT.write(folder, {"splits": list(seen)}) as new:
+    with FORMAT.write(folder, {"splits": list(seen), **asdict(provenance)}) as new:
         for name, each in seen.items():
             each.ranking.save(new / f"{name}.npz")
             if each.vectors is not None:
@@ -70,3 +85,16 @@ def load_held_out(place: Path | Bundle) -> dict[str, Seen]:
             raise FormatError(f"{kept} holds {vectors.shape} for {len(ranking.labels)} documents: make it again.")
         found[name] = Seen(ranking, vectors)
     return found
+
+
+def ranked_before(place: Path | Bundle, provenance: Provenance, split: str) -> Ranking | None:
+    """The ranking of a split that lies at `place`, if it is of this provenance; None if it is another's.
+
+    Raises:
+        FormatError: as of `load_held_out`.
+    """
+    bundle = FORMAT.read(place)
+    kept = {name: bundle.meta.get(name) for name in asdict(provenance)}
+    if kept != asdict(provenance) or split not in bundle.meta["splits"]:
+        return None
+    return Ranking.load(bundle.path / f"{split}.npz")

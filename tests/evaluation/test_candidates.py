@@ -16,6 +16,8 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError, FormatError
 from cascadexml.evaluation.candidates import check_comparable, judge_candidates
+from cascadexml.evaluation.held_out import Provenance, save_held_out, see
+from cascadexml.rankers.base import Documents
 from tests.conftest import sample_records
 from tests.support.params import SETTINGS as BASE
 from tests.support.tiny_artifacts import pack_again, pack_tiny
@@ -156,6 +158,37 @@ def test_the_judgement_names_both_models_and_what_they_lack(
         f"The champion does not know {L // 2} of the {L} labels of train: they count as missed."
     ]
     assert sum(bool(re.match("The champion was trained on other data", note)) for note in found.notes) == 1
+
+
+class Mute:
+    """A candidate that may be asked for everything but to rank."""
+
+    def __init__(self, candidate: Artifact):
+        self.candidate = candidate
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.candidate, name)
+
+    def ranker(self, device: str = "auto") -> Any:
+        raise AssertionError("it ranked again")
+
+
+def test_what_evaluate_kept_is_not_ranked_again_and_judges_alike(
+    packed: Path, small_corpus: Corpus, champion: Artifact, tmp_path: Path
+):
+    ids, names = small_corpus.vocabulary.ids, small_corpus.vocabulary.names
+    other = variant(
+        packed, small_corpus, tmp_path / "other", lambda row: f"x{row}" if row % 3 else ids[row], lambda row: names[row]
+    )
+    K, test = SETTINGS.evaluate.top_k, small_corpus.splits["test"]
+    seen = {"test": see(champion.ranker("cpu"), Documents(test.texts), K)}
+    provenance = Provenance(champion.ranker_fingerprint, small_corpus.fingerprint, K)
+    save_held_out(seen, provenance, tmp_path / "seen")
+    found = judge_candidates(Mute(other), Mute(champion), small_corpus, SETTINGS, held_out=tmp_path / "seen")
+    assert found == judge_candidates(other, champion, small_corpus, SETTINGS)
+    save_held_out(seen, replace(provenance, ranker="0" * 64), tmp_path / "another")
+    with pytest.raises(AssertionError, match="ranked again"):
+        judge_candidates(None, Mute(champion), small_corpus, SETTINGS, held_out=tmp_path / "another")
 
 
 def test_a_judge_refuses_what_cannot_be_compared(

@@ -38,9 +38,9 @@ def run(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
     params = yaml.safe_load((repo_root / "params.yaml").read_text(encoding="utf-8"))
     params["evaluate"]["top_k"], params["train"]["device"] = K, "cpu"
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    (folder / "data/reports").mkdir(parents=True)
+    (folder / "data/interim/held_out").mkdir(parents=True)
     ranker = Popularity.fit(corpus.splits["train"].Y[:, : corpus.vocabulary.L].tocsr())
-    ranker.rank(Documents(corpus.splits["test"].texts), K).save(folder / "data/reports/test_ranking.npz")
+    ranker.rank(Documents(corpus.splits["test"].texts), K).save(folder / "data/interim/held_out/test.npz")
     return folder
 
 
@@ -97,7 +97,7 @@ def test_the_figures_are_those_of_the_rankings(bench: Callable[..., str], run: P
     ours, theirs = columns.values()
     corpus = Corpus.load(run / "data/interim/corpus")
     Y, weights = corpus.splits["test"].Y, inverse_propensities(corpus.splits["train"].Y)
-    rankings = [Ranking.load(run / "data/reports/test_ranking.npz"), Ranking.load(tmp_path / "neighbours/test.npz")]
+    rankings = [Ranking.load(run / "data/interim/held_out/test.npz"), Ranking.load(tmp_path / "neighbours/test.npz")]
     for name in ("P@1", "P@3", "P@5", "nDCG@5", "nDCG@20", "R@20", "PSP@1", "PSP@5"):
         (mine, below), (other, _) = (by_document(name, each, Y, weights) for each in rankings)
         figures = [100 * sum(part) / sum(below) for part in (mine, other)]
@@ -167,7 +167,7 @@ def test_the_speed_of_the_model_is_its_artifacts(
 
 
 def test_further_rankings_stand_beside_it(bench: Callable[..., str], run: Path, tmp_path: Path) -> None:
-    same = f"the same={run / 'data/reports/test_ranking.npz'}"
+    same = f"the same={run / 'data/interim/held_out/test.npz'}"
     columns, _ = read(bench(tmp_path, "--only", "neighbours", "--ranking", same))
     assert [*columns] == ["CascadeXML", "the same", "TF-IDF nearest neighbours"]
     assert columns["the same"]["P@1"] == f"{columns['CascadeXML']['P@1']} (+0.00: 0.0 to 0.0)"
@@ -190,7 +190,7 @@ def test_mistakes_are_told_in_a_line(
     arguments: tuple[str, ...],
     message: str,
 ) -> None:
-    whole = Ranking.load(run / "data/reports/test_ranking.npz")
+    whole = Ranking.load(run / "data/interim/held_out/test.npz")
     Ranking(whole.labels[1:], whole.scores[1:]).save(tmp_path / "short.npz")
     places = {"short": tmp_path / "short.npz", "nothing": tmp_path / "nothing"}
     with pytest.raises(SystemExit) as ended:

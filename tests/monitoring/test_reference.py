@@ -14,7 +14,7 @@ from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
-from cascadexml.evaluation.held_out import Seen, load_held_out, save_held_out, see
+from cascadexml.evaluation.held_out import Provenance, Seen, load_held_out, ranked_before, save_held_out, see
 from cascadexml.monitoring.drift import compare
 from cascadexml.monitoring.reference import Reference, make_reference
 from cascadexml.rankers.base import Documents
@@ -136,7 +136,8 @@ def test_what_was_said_of_other_records_is_refused(tiny: Path, small_corpus: Cor
 
 def test_what_was_said_reads_back_and_damage_is_refused(tiny: Path, small_corpus: Corpus, tmp_path: Path) -> None:
     seen = seen_held_out(small_corpus, ranker_in(tiny))
-    save_held_out({"dev": seen["dev"], "test": Seen(seen["test"].ranking, None)}, tmp_path / "seen")
+    provenance = Provenance("a" * 64, small_corpus.fingerprint, 10)
+    save_held_out({"dev": seen["dev"], "test": Seen(seen["test"].ranking, None)}, provenance, tmp_path / "seen")
     again = load_held_out(tmp_path / "seen")
     for name, each in seen.items():
         np.testing.assert_array_equal(again[name].ranking.labels, each.ranking.labels)
@@ -145,9 +146,26 @@ def test_what_was_said_reads_back_and_damage_is_refused(tiny: Path, small_corpus
     assert seen["dev"].vectors is not None and again["dev"].vectors is not None
     np.testing.assert_array_equal(again["dev"].vectors, seen["dev"].vectors.astype(np.float16))
     of_two = Seen(seen["dev"].ranking, seen["dev"].vectors[:2])
-    save_held_out({"dev": of_two}, tmp_path / "odd")
+    save_held_out({"dev": of_two}, provenance, tmp_path / "odd")
     with pytest.raises(FormatError, match=r"dev_vectors\.npy holds .* for 60 documents"):
         load_held_out(tmp_path / "odd")
+
+
+def test_a_ranking_is_taken_only_as_that_of_its_ranker_records_and_width(tiny: Path, small_corpus: Corpus, tmp_path):
+    seen = seen_held_out(small_corpus, ranker_in(tiny))
+    provenance = Provenance("a" * 64, small_corpus.fingerprint, 10)
+    save_held_out({"test": seen["test"]}, provenance, tmp_path / "seen")
+    known = ranked_before(tmp_path / "seen", provenance, "test")
+    assert known is not None
+    np.testing.assert_array_equal(known.scores, seen["test"].ranking.scores)
+    for other in ({"ranker": "b" * 64}, {"corpus": "b" * 64}, {"top_k": 11}):
+        assert ranked_before(tmp_path / "seen", replace(provenance, **other), "test") is None, other
+    assert ranked_before(tmp_path / "seen", provenance, "dev") is None
+    with (tmp_path / "seen" / "test.npz").open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff\xff")
+    with pytest.raises(FormatError, match=r"test\.npz differs from the SHA-256"):
+        ranked_before(tmp_path / "seen", provenance, "test")
 
 
 def test_a_damaged_reference_is_refused(tiny: Path, tmp_path: Path) -> None:

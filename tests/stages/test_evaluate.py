@@ -20,7 +20,7 @@ from cascadexml.metrics import evaluate
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.ranking import Ranking
-from stages import BLEND, CALIBRATION, CORPUS, REPORTS, TOKENS
+from stages import BLEND, CALIBRATION, CORPUS, HELD_OUT, REPORTS, TOKENS
 from stages.evaluate import main
 from tests.support.params import SETTINGS
 from tests.support.tiny_artifacts import MAX_LENGTH, tiny_blend, tiny_model
@@ -60,7 +60,7 @@ def evaluated(small_corpus, tmp_path_factory):
 def test_figures_equal_those_of_the_ranking_that_is_kept(evaluated, small_corpus):
     report = json.loads((evaluated / REPORTS / "metrics.json").read_text())
     calibration = Calibration.load(evaluated / CALIBRATION)
-    ranking = calibration.calibrated(Ranking.load(evaluated / REPORTS / "test_ranking.npz"))
+    ranking = calibration.calibrated(Ranking.load(evaluated / HELD_OUT / "test.npz"))
     test, train = small_corpus.splits["test"], small_corpus.splits["train"]
     again = evaluate(ranking, test.Y, train.Y, KNOBS, threshold=calibration.threshold)
     assert {name: report[key] for name, key in KEYS.items()} == again.to_json()
@@ -107,7 +107,7 @@ def test_tables_and_pictures_are_written(evaluated):
 def test_thresholds_by_label_are_chosen_on_dev_and_told_of_on_test(evaluated, small_corpus):
     calibration = Calibration.load(evaluated / CALIBRATION)
     assert (calibration.choices.torso, calibration.choices.head) == (KNOBS.torso, KNOBS.head)
-    ranking = calibration.calibrated(Ranking.load(evaluated / REPORTS / "test_ranking.npz"))
+    ranking = calibration.calibrated(Ranking.load(evaluated / HELD_OUT / "test.npz"))
     found = EvaluationReport.load(evaluated / REPORTS / "metrics.json")
     uses = np.bincount(small_corpus.splits["train"].Y.indices, minlength=len(small_corpus.vocabulary))
     assert found.choices == choices_report(calibration.choices, ranking, small_corpus.splits["test"].Y, uses)

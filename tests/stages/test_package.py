@@ -12,8 +12,9 @@ from cascadexml.config import EncoderSettings, Settings, TokenizeSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
-from cascadexml.evaluation.held_out import save_held_out
+from cascadexml.evaluation.held_out import Provenance, save_held_out
 from cascadexml.monitoring.reference import Reference
+from cascadexml.rankers.base import ranker_bundle
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from stages import ARTIFACT, BLEND, CALIBRATION, CORPUS, HELD_OUT, REFERENCE, REPORTS, package, reference
@@ -32,7 +33,8 @@ def settings(tmp_path: Path, small_corpus: Corpus, monkeypatch: pytest.MonkeyPat
     blend = tiny_blend(small_corpus, cascade)
     blend.save(BLEND)
     Calibration(0.8, -0.2, 0.3).save(CALIBRATION)
-    save_held_out(seen_held_out(small_corpus, blend), HELD_OUT)
+    provenance = Provenance(ranker_bundle(BLEND).fingerprint, small_corpus.fingerprint, 10)
+    save_held_out(seen_held_out(small_corpus, blend), provenance, HELD_OUT)
     reference.main(SETTINGS)
     REPORTS.mkdir()
     tiny_metrics().save(REPORTS / "metrics.json")

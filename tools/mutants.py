@@ -660,10 +660,19 @@ MUTANTS = (
             '[np.argsort(clusters[::-1], kind="stable")]',
             "test_an_extended_tree_keeps_the_old_labels_and_takes_all_new_ones_in",
         ),
+    ),
+    *_in(
+        "cascadexml/labels/halving.py",
+        "tests/labels/test_tree.py",
         (
             "np.random.default_rng([seed, depth, node])",
             "np.random.default_rng([depth, node])",
             "test_same_seed_same_tree_other_seed_other_tree",
+        ),
+        (
+            "depth + 1, 2 * node + i, depths)",
+            "depth + 1, node, depths)",
+            "test_cosines_alone_halve_as_rows_do",
         ),
     ),
     *_in(

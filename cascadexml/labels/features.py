@@ -1,5 +1,6 @@
 """Label features: TF-IDF of the documents, PIFA, and smoothing over the label graph; all sparse, all chunked."""
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,14 +10,17 @@ from scipy import sparse
 
 from cascadexml.config import ClusterSettings
 from cascadexml.labels.tfidf import Tfidf
+from cascadexml.labels.threads import in_threads
 from cascadexml.progress import Progress, silent
 
-BUDGET = 2**23
-"""Entries that a product may hold before it is cut to its largest: some 500 MB while that is done."""
-WORK = 2**18
-"""Products that a hop of one label's walk may cost, on average over the labels."""
-MIN_FRONTIER = 256
-"""Labels that a walk always goes on from, whatever it costs."""
+BUDGET = 2**22
+"""Entries that a product may hold before it is cut to its largest: some 250 MB a thread while that is done."""
+WORK = 2**28
+"""Products that one hop of all labels' walks may cost."""
+ENTRIES = 2**27
+"""Entries that the matrix of a step may hold: 1.5 GB."""
+
+log = logging.getLogger(__name__)
 
 
 def label_features(
@@ -75,8 +79,10 @@ def label_walk(
     is the sum over h = 0 … hops - 1 of restart · (1 - restart)^h · M^(h + 1). Of each row the largest off the diagonal
     are kept, and the diagonal; then A ← D_r^-½ A D_c^-½ with the sums of what is kept.
 
-    It is exact, not sampled, unless the data are so large that walks must be held to the heaviest labels at each hop:
-    with d documents a label and l labels a document they go on from 2^18 / (d · l) labels, at least 256.
+    It is exact, not sampled, as long as it is cheap. Where L is so large that M would not fit, its rows hold to their
+    `ENTRIES` / L largest; where a hop of a label would cost more than `WORK` / L products, because hubs are among the
+    labels it has reached, it goes on from the heaviest of them that can be afforded. What that leaves of the weight is
+    logged.
 
     Source: Kharbanda et al., CascadeXML (2022), which samples it, after Mittal et al., ECLARE (2021).
 
@@ -90,25 +96,53 @@ def label_walk(
     Returns:
         (L, L) float32; the row and column of a label without documents are empty.
     """
-    Y = _float32(Y)
-    N, L = Y.shape
-    to_documents = _row_stochastic(_float32(Y.T))
-    to_labels = _row_stochastic(Y)
-    frontier = max(MIN_FRONTIER, WORK * N * L // max(Y.nnz, 1) ** 2)
-    rows = BUDGET // min(max(N, L, 1), WORK)
-    parts = []
-    for start in range(0, L, rows):
-        end = min(start + rows, L)
-        reached = (to_documents[start:end] @ to_labels).tocsr()
-        walk = reached
+    M = _step(_float32(Y), progress)
+    L = M.shape[0]
+    lengths, share = np.diff(M.indptr).astype(np.int64), WORK // max(L, 1)
+    rows = max(1, BUDGET // max(1, min(L, share)))
+
+    def walked(start: int) -> tuple[sparse.csr_matrix, float, float]:
+        walk = reached = M[start : start + rows]
+        kept = whole = 0.0
         for hop in range(1, hops):
-            reached = (_top_k(reached, frontier) @ to_documents @ to_labels).tocsr()
+            goes_on = _affordable(reached, lengths, share)
+            kept, whole = kept + goes_on.sum(), whole + reached.sum()
+            reached = (goes_on @ M).tocsr()
             # The factor `restart`, common to all hops, cancels in the normalisation; without it, 0 means no preference.
             walk = walk + (1 - restart) ** hop * reached
-        parts.append(_neighbours(walk.astype(np.float32), start, neighbours))
-        progress("label graph", end, L, {})
+        return _neighbours(walk.astype(np.float32), start, neighbours), kept, whole
+
+    parts, kept, whole = [], 0.0, 0.0
+    for done, (part, some, of) in enumerate(in_threads(walked, range(0, L, rows)), start=1):
+        parts.append(part)
+        kept, whole = kept + some, whole + of
+        progress("label graph", min(done * rows, L), L, {})
+    if kept < whole:
+        log.info("label graph: hops went on with %.1f %% of the weight, the rest was cut off", 100 * kept / whole)
     A = sparse.vstack(parts, format="csr", dtype=np.float32)
     return _float32(_inverse_root(A.sum(axis=1)) @ A @ _inverse_root(A.sum(axis=0)))
+
+
+def _step(Y: sparse.csr_matrix, progress: Progress) -> sparse.csr_matrix:
+    """M of `label_walk`: (L, L) float64, of each row the largest `ENTRIES` / L."""
+    L, most = Y.shape[1], max(1, ENTRIES // max(Y.shape[1], 1))
+    to_documents, to_labels = _row_stochastic(_float32(Y.T)), _row_stochastic(Y)
+    return _product_top_k(to_documents, to_labels, min(most, L), "label graph: steps", progress, np.float64)
+
+
+def _affordable(reached: sparse.csr_matrix, lengths: npt.NDArray[np.int64], share: int) -> sparse.csr_matrix:
+    """Of each row the largest entries, until their columns' `lengths` come to `share`; of equal ones lower columns."""
+    costs = lengths[reached.indices]
+    row = np.repeat(np.arange(reached.shape[0]), np.diff(reached.indptr))
+    if not costs.size or np.bincount(row, costs).max() <= share:
+        return reached
+    order = np.lexsort((reached.indices, -reached.data, row))
+    before = np.cumsum(costs[order]) - costs[order]
+    before -= np.repeat(before[np.minimum(reached.indptr[:-1], costs.size - 1)], np.diff(reached.indptr))
+    chosen = np.zeros(costs.size, dtype=bool)
+    chosen[order[before < share]] = True
+    indptr = np.concatenate([[0], np.cumsum(_row_sums(chosen, reached.indptr))])
+    return sparse.csr_matrix((reached.data[chosen], reached.indices[chosen], indptr), shape=reached.shape)
 
 
 def smooth(
@@ -129,17 +163,25 @@ def smooth(
 
 
 def _product_top_k(
-    left: sparse.csr_matrix, right: sparse.csr_matrix, k: int, what: str, progress: Progress
+    left: sparse.csr_matrix,
+    right: sparse.csr_matrix,
+    k: int,
+    what: str,
+    progress: Progress,
+    dtype: type[np.floating] = np.float32,
 ) -> sparse.csr_matrix:
     """The largest k of each row of left @ right, some rows at a time so that the product stays within the budget."""
     sizes = np.diff(right.indptr).astype(np.int64)
     through = np.concatenate([[0], np.cumsum(sizes[left.indices])])
     most = np.minimum(np.diff(through[left.indptr]), right.shape[1])
+    ranges = list(_ranges(most, BUDGET))
     parts = []
-    for start, end in _ranges(most, BUDGET):
-        parts.append(_top_k((left[start:end] @ right).tocsr(), k))
+    for (_, end), part in zip(
+        ranges, in_threads(lambda cut: _top_k((left[slice(*cut)] @ right).tocsr(), k), ranges), strict=True
+    ):
+        parts.append(part)
         progress(what, end, left.shape[0], {})
-    product: sparse.csr_matrix = sparse.vstack(parts, format="csr", dtype=np.float32)
+    product: sparse.csr_matrix = sparse.vstack(parts, format="csr", dtype=dtype)
     return product
 
 

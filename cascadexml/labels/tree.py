@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from scipy.sparse.linalg import norm
 
 from cascadexml.bundle import Bundle, Format
 from cascadexml.errors import ConfigError, DataError, FormatError
+from cascadexml.labels.halving import GRAM, Halver
+from cascadexml.labels.threads import in_threads
 from cascadexml.progress import Progress, silent
 
 FORMAT = Format("cascadexml.tree", 1)
@@ -25,8 +28,6 @@ COARSEST = 16
 """The fewest clusters worth a level of their own above another."""
 MANY_LABELS = 200_000
 """More labels than this get a fourth resolution."""
-ITERATIONS = 20
-"""The most assignments a split tries; most come to rest sooner."""
 FULLNESS = 1.25
 """A leaf cluster takes new labels in until it holds so many times the mean."""
 COSINES = 2**24
@@ -169,21 +170,23 @@ def build_tree(Z: sparse.csr_matrix, levels: Sequence[int], seed: int, progress:
     """
     L = Z.shape[0]
     levels = check_levels(levels, L)
-    Z = _unit_rows(Z)
     order = np.arange(L, dtype=np.int64)
-    bounds = np.array([0, L], dtype=np.int64)
-    kept = []
+    bounds = [np.array([0, L], dtype=np.int64)]
     depths = max(levels, default=1).bit_length() - 1
-    splitter = _Splitter(Z)
-    for depth in range(depths):
-        middles = bounds[:-1] + np.diff(bounds) // 2
-        for node, (start, end) in enumerate(itertools.pairwise(bounds.tolist())):
-            order[start:end] = splitter.split(order[start:end], np.random.default_rng([seed, depth, node]))
-        bounds = np.sort(np.concatenate([bounds, middles]))
-        if bounds.size - 1 in levels:
-            kept.append(bounds)
-        progress("cluster labels", depth + 1, depths, {"clusters": float(bounds.size - 1)})
-    return LabelTree(order, tuple(kept), L, tuple(levels))
+    for _ in range(depths):
+        bounds.append(np.sort(np.concatenate([bounds[-1], bounds[-1][:-1] + np.diff(bounds[-1]) // 2])))
+    halver = Halver(_unit_rows(Z), seed)
+    for depth, nodes in enumerate(bounds[:-1]):
+        # From here on a node's cosines fit memory: all further depths at once.
+        last = depths if int(np.diff(nodes).max()) <= GRAM else depth + 1
+        parts = np.split(order, nodes[1:-1])
+        halve = partial(halver.halve, depth=depth, depths=last)
+        order = np.concatenate(list(in_threads(halve, enumerate(parts))))
+        progress("cluster labels", last, depths, {"clusters": float(2**last)})
+        if last == depths:
+            break
+    kept = tuple(each for each in bounds if each.size - 1 in levels)
+    return LabelTree(order, kept, L, tuple(levels))
 
 
 def extend_tree(
@@ -280,51 +283,6 @@ def tree_quality(tree: LabelTree, Z: sparse.csr_matrix) -> dict[str, float]:
         quality[f"random_cosine_{C}"] = _mean_cosine(Z, shuffled, offsets) / max(tree.L - empty, 1)
         quality[f"balance_{C}"] = float(sizes.min() / sizes.max())
     return quality
-
-
-class _Splitter:
-    """Splits nodes by 2-means over the columns that occur in the node, so that a small node costs little."""
-
-    def __init__(self, Z: sparse.csr_matrix) -> None:
-        self.Z = Z
-        self.compact = np.empty(Z.shape[1], dtype=Z.indices.dtype)
-
-    def split(self, rows: npt.NDArray[np.int64], random: np.random.Generator) -> npt.NDArray[np.int64]:
-        """Reorder a node's n label rows: the first n // 2 are one child, the rest the other; each child rising."""
-        n = rows.size
-        Z = self.Z if n == self.Z.shape[0] else self._node(rows)
-        full = np.flatnonzero(np.diff(Z.indptr))
-        seeds = random.choice(full, 2, replace=False) if full.size > 1 else np.zeros(2, dtype=np.int64)
-        apart = _sum(Z, np.arange(n) == seeds[0]) - _sum(Z, np.arange(n) == seeds[1])
-        total = _sum(Z, np.ones(n, dtype=bool))
-        first = np.zeros(n, dtype=bool)
-        for _ in range(ITERATIONS):
-            before = first
-            # A stable sort settles ties by the lower row: the result is one whatever the machine's threads.
-            first = np.zeros(n, dtype=bool)
-            first[np.argsort(-(Z @ apart), kind="stable")[: n // 2]] = True
-            if np.array_equal(first, before):
-                break
-            inside = _sum(Z, first)
-            apart = _unit(inside) - _unit(total - inside)
-        return np.concatenate([rows[first], rows[~first]])
-
-    def _node(self, rows: npt.NDArray[np.int64]) -> sparse.csr_matrix:
-        node = self.Z[rows]
-        columns = np.unique(node.indices)
-        self.compact[columns] = np.arange(columns.size, dtype=self.compact.dtype)
-        return sparse.csr_matrix((node.data, self.compact[node.indices], node.indptr), shape=(rows.size, columns.size))
-
-
-def _sum(Z: sparse.csr_matrix, members: npt.NDArray[np.bool_]) -> npt.NDArray[np.float32]:
-    return np.asarray(members.astype(np.float32) @ Z, dtype=np.float32)
-
-
-def _unit(vector: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The vector at length 1; zero stays zero."""
-    # Not np.linalg.norm: its last bit may depend on the number of BLAS threads.
-    length = np.sqrt(np.square(vector, dtype=np.float64).sum())
-    return np.asarray(vector / max(length, 1e-12), dtype=np.float32)
 
 
 def _mean_cosine(Z: sparse.csr_matrix, order: npt.NDArray[np.int64], offsets: npt.NDArray[np.int64]) -> float:

@@ -14,6 +14,8 @@ from cascadexml.bundle import MANIFEST, Format
 from cascadexml.config import ClusterSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import ConfigError, DataError, FormatError
+from cascadexml.labels import halving
+from cascadexml.labels import tree as tree_module
 from cascadexml.labels.features import label_features
 from cascadexml.labels.tree import LabelTree, build_tree, check_levels, derive_levels, extend_tree, tree_quality
 
@@ -106,6 +108,18 @@ def test_splits_are_local_optima(real_features: sparse.csr_matrix) -> None:
     centroids = [Z[first].sum(0), Z[~first].sum(0)]
     apart = Z @ (centroids[0] / np.linalg.norm(centroids[0]) - centroids[1] / np.linalg.norm(centroids[1]))
     assert apart[first].min() >= apart[~first].max() - 1e-5
+
+
+@pytest.mark.parametrize("gram", [1, 40, 10_000])
+def test_cosines_alone_halve_as_rows_do(
+    real_features: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch, gram: int
+) -> None:
+    monkeypatch.setattr(tree_module, "GRAM", 0)
+    monkeypatch.setattr(halving, "GRAM", 0)
+    by_rows = build_tree(real_features, [8, 128], seed=3)
+    monkeypatch.setattr(tree_module, "GRAM", gram)
+    monkeypatch.setattr(halving, "GRAM", gram)
+    assert same(build_tree(real_features, [8, 128], seed=3), by_rows)
 
 
 def test_quality_equals_a_plain_computation(real_features: sparse.csr_matrix) -> None:

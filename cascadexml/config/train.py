@@ -56,6 +56,13 @@ class TrainSettings:
     head_lr: float = knob(2e-3, low=0.0, high=1.0, meaning="peak learning rate of all that learns from scratch")
     encoder_weight_decay: float = knob(0.05, low=0.0, high=1.0, meaning="none on biases and norms")
     head_weight_decay: float = knob(0.005, low=0.0, high=1.0, meaning="none on biases")
+    heads: Literal["auto", "dense", "lean"] = knob(
+        "auto",
+        meaning="classifiers: `dense` matrices under AdamW; `lean`: rows in 16 bits that learn by row-wise Adagrad, a "
+        "batch touching few of them; `auto`: lean for resolutions of 65,536 nodes and more",
+    )
+    lean_rows: Literal["bf16", "fp32"] = knob("bf16", meaning="what lean classifiers keep their rows in")
+    lean_lr: float = knob(3e-2, low=0.0, high=1.0, meaning="peak learning rate of lean classifiers")
     warmup_epochs: float = knob(0.1, low=0.0, meaning="the learning rate rises over these")
     cosine_epochs: float = knob(0.6, low=0.0, meaning="and falls over these, at the end")
     cycle_beta1: bool = knob(True, meaning="AdamW's beta1 goes 0.95, 0.85, 0.95, against the learning rate; false: 0.9")

@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
 from cascadexml.bundle import Format
 from cascadexml.errors import FormatError, TrainingError
+from cascadexml.training.optimisers import Optimizer
 
 FORMAT = Format("cascadexml.checkpoint", 1)
 
@@ -37,14 +37,10 @@ Curves = Sequence[tuple[int, Mapping[str, float]]]
 
 
 def save_checkpoint(
-    path: Path, run: str, position: Position, model: nn.Module, optimizer: torch.optim.Optimizer, curves: Curves
+    path: Path, run: str, position: Position, model: nn.Module, optimizer: Optimizer, curves: Curves
 ) -> None:
     """Write the state of run `run` (its fingerprint) to `path`, replacing an older one."""
-    moments = {
-        f"{index}.{name}": value.detach().cpu().contiguous()
-        for index, state in optimizer.state_dict()["state"].items()
-        for name, value in state.items()
-    }
+    moments = {name: value.detach().cpu().contiguous() for name, value in optimizer.state().items()}
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     with FORMAT.write(path, {"run": run, "position": dataclasses.asdict(position)}) as folder:
         save_file(weights, folder / "model.safetensors")
@@ -53,7 +49,7 @@ def save_checkpoint(
 
 
 def load_checkpoint(
-    path: Path, run: str, model: nn.Module, optimizer: torch.optim.Optimizer
+    path: Path, run: str, model: nn.Module, optimizer: Optimizer
 ) -> tuple[Position, list[tuple[int, Mapping[str, float]]]]:
     """Put the state at `path` into `model` and `optimizer`; give the position and the curves so far.
 
@@ -69,11 +65,7 @@ def load_checkpoint(
         )
     try:
         model.load_state_dict(load_file(path / "model.safetensors"))
-        state: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in load_file(path / "optimizer.safetensors").items():
-            index, key = name.split(".", 1)
-            state.setdefault(int(index), {})[key] = value
-        optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+        optimizer.load_state(load_file(path / "optimizer.safetensors"))
         curves = [(step, figures) for step, figures in json.loads((path / "curves.json").read_text(encoding="utf-8"))]
         return Position(**meta["position"]), curves
     except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

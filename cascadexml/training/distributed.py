@@ -35,6 +35,20 @@ class Group:
         distributed.all_reduce(flat)
         vector_to_parameters(flat, gradients)
 
+    def gather(self, value: Tensor) -> Tensor:
+        """Every process's tensor, one below the other by rank; they may differ in their first dimension."""
+        if self.size == 1:
+            return value
+        own = torch.tensor([value.shape[0]], device=value.device)
+        sizes = [torch.zeros_like(own) for _ in range(self.size)]
+        distributed.all_gather(sizes, own)
+        counts = [int(size) for size in sizes]
+        padded = value.new_zeros(max(counts), *value.shape[1:])
+        padded[: value.shape[0]] = value
+        parts = [torch.zeros_like(padded) for _ in range(self.size)]
+        distributed.all_gather(parts, padded)
+        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+
     def sum(self, value: Tensor) -> Tensor:
         """Add up a tensor over the processes."""
         if self.size > 1:

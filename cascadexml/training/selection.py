@@ -4,6 +4,8 @@ import dataclasses
 import logging
 from pathlib import Path
 
+import torch
+
 from cascadexml.config.metric_names import metric_of
 from cascadexml.errors import TrainingError
 from cascadexml.metrics import document_metrics, inverse_propensities
@@ -55,7 +57,9 @@ class Selection:
         return dataclasses.replace(position, stopped=stopped)
 
     def _measure(self, step: int) -> dict[str, float]:
-        if not all(bool(parameter.isfinite().all()) for parameter in self.stepper.parameters):
+        # By sums, as a matrix of marks would be half as large as lean rows are.
+        weights = self.stepper.network.state_dict().values()
+        if not all(bool(weight.sum(dtype=torch.float64).isfinite()) for weight in weights):
             steps = self.stepper.schedule.steps
             raise TrainingError(f"a weight is no finite number after step {step} of {steps}: {GENTLER}")
         run = self.run
@@ -64,5 +68,5 @@ class Selection:
         with self.stepper.autocast:
             ranking = rank_tokens(self.stepper.network, run.tokens["dev"], ks[-1], run.settings.micro_batch_size)
         train, dev = run.corpus.splits["train"], run.corpus.splits["dev"]
-        weights = inverse_propensities(train.Y, run.propensity_a, run.propensity_b)
-        return {name: float(v.mean()) for name, v in document_metrics(ranking, dev.Y, ks, weights).items()}
+        propensities = inverse_propensities(train.Y, run.propensity_a, run.propensity_b)
+        return {name: float(v.mean()) for name, v in document_metrics(ranking, dev.Y, ks, propensities).items()}

@@ -11,7 +11,7 @@ from torch import Tensor
 from cascadexml.rankers.cascade.network import CascadeXML, derive_loss_weights
 from cascadexml.rankers.cascade.positives import LevelPositives
 from cascadexml.training.distributed import Group
-from cascadexml.training.optimisers import build_optimizer
+from cascadexml.training.optimisers import Optimizer
 from cascadexml.training.precision import mixed_precision
 from cascadexml.training.run import Run
 from cascadexml.training.schedule import Schedule
@@ -37,8 +37,7 @@ class Stepper:
     ) -> None:
         self.run, self.network, self.positives, self.schedule, self.group = run, network, positives, schedule, group
         self.device = next(network.parameters()).device
-        self.parameters = [p for p in network.parameters() if p.requires_grad]
-        self.optimizer = build_optimizer(network, run.settings)
+        self.optimizer = Optimizer(network, run.settings, schedule, group)
         self.loss_weights = torch.tensor(derive_loss_weights(run.settings, run.tree), device=self.device)
         self.autocast = mixed_precision(run.settings, self.device)
 
@@ -49,23 +48,24 @@ class Stepper:
         """
         settings = self.run.settings
         self.network.train()
-        self.schedule.apply(self.optimizer, step)
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.network.heads) + 1, device=self.device)
         size = settings.micro_batch_size
         for micro in range(self.group.rank, math.ceil(rows.size / size), self.group.size):
             # Dropout depends on the step and the micro-batch alone: neither a resumed run nor the number of processes
             # changes it, and no generator state needs keeping.
-            torch.manual_seed((self.run.seed * MICRO_BATCHES_LIMIT + step) * MICRO_BATCHES_LIMIT % 2**62 + micro)
+            self._seed(step, micro)
             levels = self._losses(rows[micro * size : (micro + 1) * size]) / rows.size
             total = (levels * self.loss_weights).sum()
             total.backward()  # type: ignore[no-untyped-call]
             losses += torch.cat([levels.detach(), total.detach().unsqueeze(0)])
-        self.group.sum_gradients(self.network.replicated)
-        if settings.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, settings.clip_norm)
-        self.optimizer.step()
+        # Lean heads round at random, and alike on all processes.
+        self._seed(step, MICRO_BATCHES_LIMIT - 1)
+        self.optimizer.step(step)
         return losses
+
+    def _seed(self, step: int, micro: int) -> None:
+        torch.manual_seed((self.run.seed * MICRO_BATCHES_LIMIT + step) * MICRO_BATCHES_LIMIT % 2**62 + micro)
 
     def _losses(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """(R,) losses summed over a micro-batch."""

@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from benchmarks import calibration, curve, drift, judgement, mixture, speed, warm_start
+from benchmarks import calibration, curve, drift, judgement, label_trees, mixture, speed, steps, warm_start
 from cascadexml import Predictor
 from cascadexml.artifact import open_artifact
 from cascadexml.data.corpus import Corpus
@@ -118,6 +118,24 @@ def test_speed(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
         assert list(line["ms a text"]) == ["encoder", "answer", "network", "linear", "neighbours"]
         assert line["over the encoder"]["encoder"] == 1
         assert all(value > 0 for value in line["ms a text"].values())
+
+
+def test_steps(bench: Bench, inputs: Inputs) -> None:
+    flags = ("--labels", 600, "--heads", "dense", "lean", "--batch", 8, "--tokens", 16, "--steps", 2)
+    dense, lean = bench(steps, inputs.corpus, *flags)
+    for line, kind in ((dense, "DenseHead"), (lean, "LeanHead")):
+        assert line["heads"] == [kind] * (len(line["levels"]) + 1)
+        assert len(line["each"]) == 3
+        assert min(line["over the encoder"], line["answer to 1 over the encoder"], line["peak GB"]) > 0
+
+
+def test_label_trees(bench: Bench, inputs: Inputs) -> None:
+    (made,) = bench(label_trees, "--labels", 700, "--documents", 900)
+    assert (made["labels"], made["documents"]) == (700, 900)
+    assert made["cosine"] > made["random"] > 0
+    (real,) = bench(label_trees, "--corpus", inputs.corpus, "--hops", 0)
+    assert real["labels"] == Corpus.load(inputs.corpus).vocabulary.L
+    assert list(real["seconds"]) == ["features", "tree"]
 
 
 def test_curve(bench: Bench, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from cascadexml.config import TrainSettings
 from cascadexml.labels.tree import build_tree
 from cascadexml.rankers.cascade.encoder import load_encoder
 from cascadexml.rankers.cascade.network import CascadeXML, ModelConfig
-from cascadexml.training.optimisers import build_optimizer
+from cascadexml.training.optimisers import build_adamw
 from cascadexml.training.schedule import Schedule
 from tests.support.tiny_encoders import make_tiny_encoder
 
@@ -41,7 +41,7 @@ def test_groups_hold_every_trained_parameter_once_with_the_paper_s_decay(tmp_pat
     encoder = load_encoder(str(make_tiny_encoder("bert", tmp_path / "encoder")), dropout=0.0)
     model = CascadeXML(encoder, tree, ModelConfig(((1, 2), (4,)), (0.1, 0.1), (4,), "mean", "leaf"))
     model.freeze(1)
-    optimizer = build_optimizer(model, settings)
+    optimizer = build_adamw(model, settings)
     found = {id(p): (g["peak_lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert sum(len(g["params"]) for g in optimizer.param_groups) == len(found) == len(trained)

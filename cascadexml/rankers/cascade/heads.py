@@ -6,7 +6,7 @@ are stored and updated is known in this module alone: others see a `Head`, and a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -69,7 +69,7 @@ class Head(nn.Module, ABC):
         """
 
     def targets(self, parents: Tensor | None, documents: Tensor, positives: Tensor, B: int) -> Tensor:
-        """0/1 targets of the scored slots, from (document, positive slot) pairs, in O(B·P + pairs).
+        """0/1 targets of the scored slots, from (document, positive slot) pairs.
 
         Args:
             parents: (B, K) as given to `forward`, or None.
@@ -85,12 +85,15 @@ class Head(nn.Module, ABC):
             targets[documents, positives] = 1.0
             return targets
         K = parents.shape[1]
-        place = torch.full((B, self.P), -1, dtype=torch.long, device=parents.device)
-        place.scatter_(1, parents, torch.arange(K, device=parents.device).expand(B, -1))
-        found = place[documents, positives // self.m]
-        inside = found >= 0
+        # A search in the sorted pairs of document and parent, as a table of all parents would be large.
+        before = torch.arange(B, device=parents.device) * self.P
+        listed, order = (parents + before.unsqueeze(1)).flatten().sort()
+        wanted = before[documents] + positives // self.m
+        found = torch.searchsorted(listed, wanted).clamp(max=listed.numel() - 1)
+        inside = listed[found] == wanted
+        places = order[found[inside]] % K
         targets = torch.zeros(B, K * self.m, device=parents.device)
-        targets[documents[inside], found[inside] * self.m + positives[inside] % self.m] = 1.0
+        targets[documents[inside], places * self.m + positives[inside] % self.m] = 1.0
         return targets
 
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
@@ -103,6 +106,10 @@ class Head(nn.Module, ABC):
 
         The caller sees to it that n·V numbers fit memory.
         """
+
+    @abstractmethod
+    def start_at_random(self) -> None:
+        """Draw every row anew (Xavier); biases are zero."""
 
     @abstractmethod
     def start_at_zero(self) -> None:
@@ -135,8 +142,8 @@ class Head(nn.Module, ABC):
         """What a gradient optimiser updates: the parameters under weight decay, and those without."""
 
     @abstractmethod
-    def replicated(self) -> list[nn.Parameter]:
-        """The parameters that each process of a training holds whole: copied from the first, their gradients summed."""
+    def replicated(self) -> Sequence[Tensor]:
+        """What each process of a training holds whole: copied from the first; gradients of parameters are summed."""
 
 
 class DenseHead(Head):
@@ -153,7 +160,6 @@ class DenseHead(Head):
         self.dropout = nn.Dropout(dropout)
         self.weight = nn.Parameter(torch.empty(self.P * self.m, d))
         self.bias = nn.Parameter(torch.zeros(self.P * self.m))
-        nn.init.xavier_uniform_(self.weight)
 
     def forward(self, h: Tensor, parents: Tensor | None) -> tuple[Tensor, Tensor]:
         """As of `Head`: by one product over all slots, or by gathering the shortlist's rows where that is cheaper."""
@@ -181,6 +187,12 @@ class DenseHead(Head):
     def score_all(self, h: Tensor) -> Tensor:
         """As of `Head`."""
         return functional.linear(h, self.weight, self.bias)[:, self.valid]
+
+    @torch.no_grad()
+    def start_at_random(self) -> None:
+        """As of `Head`."""
+        nn.init.xavier_uniform_(self.weight)
+        self.bias.zero_()
 
     @torch.no_grad()
     def start_at_zero(self) -> None:
@@ -213,14 +225,9 @@ class DenseHead(Head):
         """As of `Head`."""
         return [self.weight], [self.bias]
 
-    def replicated(self) -> list[nn.Parameter]:
+    def replicated(self) -> Sequence[Tensor]:
         """As of `Head`."""
         return [self.weight, self.bias]
-
-
-def make_head(children: Tensor, d: int, dropout: float) -> Head:
-    """The head for a resolution whose parents have `children` (P,) children each, with random rows (Xavier)."""
-    return DenseHead(children, d, dropout)
 
 
 def shortlist_loss(logits: Tensor, targets: Tensor) -> Tensor:

@@ -26,16 +26,25 @@ from cascadexml.errors import ConfigError, EncoderError, FormatError
 from cascadexml.labels.tree import FORMAT as TREE_FORMAT
 from cascadexml.labels.tree import LabelTree
 from cascadexml.rankers.cascade.encoder import transformer_from_config
-from cascadexml.rankers.cascade.heads import Head, make_head, pick_shortlist
+from cascadexml.rankers.cascade.heads import DenseHead, Head, pick_shortlist
+from cascadexml.rankers.cascade.lean_head import LeanHead
 from cascadexml.rankers.cascade.positives import children_of_levels, label_slots
 
-FORMAT = Format("cascadexml.model", 1)
+FORMAT = Format("cascadexml.model", 2)
 T = TypeVar("T")
 
 # The paper's taps, for 12 layers: the coarsest resolution reads two layers, the labels read the last.
 PAPER_TAPS = {3: ((7, 8), (10,), (12,)), 4: ((5, 6), (8,), (10,), (12,))}
 PAPER_DROPOUT = {3: (0.2, 0.3, 0.5), 4: (0.2, 0.25, 0.4, 0.5)}
 PAPER_SHORTLISTS = (128, 256, 400)
+LEAN_NODES = 2**16
+"""From so many nodes on a resolution's classifier is lean, where the settings leave it open."""
+ROWS = {"bf16": torch.bfloat16, "fp32": torch.float32}
+
+HEADS = "_heads."
+"""What names of their weights begin with."""
+
+Rows = Literal["dense", "bf16", "fp32"]
 
 
 @dataclass(frozen=True)
@@ -48,6 +57,7 @@ class ModelConfig:
         shortlist: K of each of the R - 1 resolutions above the labels.
         pooling: a layer's vector is that of the first token ("cls") or the mean over the text's tokens ("mean").
         score: a label's score is sigmoid(leaf), or "weighted": sigmoid(leaf) · sigmoid(parent).
+        rows: each resolution's classifier: a "dense" matrix, or lean with rows in "bf16" or "fp32"; empty: all dense.
     """
 
     taps: tuple[tuple[int, ...], ...]
@@ -55,6 +65,7 @@ class ModelConfig:
     shortlist: tuple[int, ...]
     pooling: Literal["cls", "mean"]
     score: Literal["leaf", "weighted"]
+    rows: tuple[Rows, ...] = ()
 
 
 def default_taps(depth: int, R: int) -> tuple[tuple[int, ...], ...]:
@@ -89,7 +100,21 @@ def derive_config(settings: TrainSettings, depth: int, tree: LabelTree) -> Model
         tuple(_one_a_resolution("shortlist", shortlist, R - 1, tree)),
         settings.pooling,
         settings.score,
+        tuple(_rows(settings, nodes) for nodes in (*tree.levels, tree.L)),
     )
+
+
+def _rows(settings: TrainSettings, nodes: int) -> Rows:
+    """How a resolution of so many nodes keeps its rows."""
+    lean = settings.heads == "lean" or (settings.heads == "auto" and nodes >= LEAN_NODES)
+    return settings.lean_rows if lean else "dense"
+
+
+def make_head(children: Tensor, d: int, dropout: float, rows: Rows) -> Head:
+    """The head for a resolution whose parents have `children` (P,) children each, with random rows (Xavier)."""
+    if rows == "dense":
+        return DenseHead(children, d, dropout)
+    return LeanHead(children, d, dropout, ROWS[rows])
 
 
 def derive_loss_weights(settings: TrainSettings, tree: LabelTree) -> list[float]:
@@ -136,11 +161,12 @@ class CascadeXML(nn.Module):
         encoder: any Hugging Face encoder that gives hidden states.
         tree: the label tree; its L labels are the rows that `rank` gives.
         config: taps, dropout, shortlists.
+        start: draw the heads' rows at random; without it they hold whatever memory held.
     """
 
     label_of_slot: Tensor
 
-    def __init__(self, encoder: PreTrainedModel, tree: LabelTree, config: ModelConfig) -> None:
+    def __init__(self, encoder: PreTrainedModel, tree: LabelTree, config: ModelConfig, *, start: bool = True) -> None:
         super().__init__()
         self.encoder = encoder
         self.tree = tree
@@ -149,10 +175,15 @@ class CascadeXML(nn.Module):
         self.joins = nn.ModuleList(
             nn.Linear(len(layers) * d, d) if len(layers) > 1 else nn.Identity() for layers in config.taps
         )
+        dense: Rows = "dense"
         self._heads = nn.ModuleList(
-            make_head(torch.from_numpy(children), d, rate)
-            for children, rate in zip(children_of_levels(tree), config.dropout, strict=True)
+            make_head(torch.from_numpy(children), d, rate, rows)
+            for children, rate, rows in zip(
+                children_of_levels(tree), config.dropout, config.rows or [dense] * len(config.taps), strict=True
+            )
         )
+        for head in self.heads if start else ():
+            head.start_at_random()
         slots = label_slots(tree)
         label_of_slot = torch.full_like(self.heads[-1].slots, -1)
         label_of_slot[torch.from_numpy(slots)] = torch.arange(tree.L)
@@ -300,18 +331,25 @@ class CascadeXML(nn.Module):
         file = path / "model.safetensors"
         try:
             fields: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-            for name in ("taps", "dropout", "shortlist"):
+            for name in ("taps", "dropout", "shortlist", "rows"):
                 fields[name] = tuple(tuple(v) if isinstance(v, list) else v for v in fields[name])
             config = ModelConfig(**fields)
             encoder = transformer_from_config(read_encoder_config(path / "encoder.json"))
-            model = cls(encoder, LabelTree.load(found.part("tree", TREE_FORMAT)), config)
+            model = cls(encoder, LabelTree.load(found.part("tree", TREE_FORMAT)), config, start=False)
             weights = load_file(file)
-            model.load_state_dict(weights)
+            for name, kept in model.state_dict().items():
+                if weights[name].dtype != kept.dtype:
+                    raise TypeError(f"{name} is of {weights[name].dtype}, expected {kept.dtype}")
+                if not name.startswith(HEADS):
+                    weights[name] = weights[name].clone()
+            # Rows of heads stay where they are: in the file, which is mapped into memory.
+            model.load_state_dict(weights, assign=True)
         except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
             reason = " ".join(str(error).split())[:300]
             raise FormatError(f"{path} does not hold a CascadeXML model whose parts fit ({reason}).") from None
         for name, value in weights.items():
-            if not value.isfinite().all():
+            # A part at a time, as marks of all rows would take half as much memory as rows in 16 bits.
+            if not all(bool(part.isfinite().all()) for part in torch.split(value.flatten(), 2**24)):
                 raise FormatError(
                     f"{file} holds a weight that is NaN or infinite in {name}, which ranks nothing: fetch or train "
                     "the model again."

@@ -24,7 +24,6 @@ class HalvedHead(Head):
         self.drop = nn.Dropout(dropout)
         size = self.P * self.m
         self.halves = nn.ParameterList([torch.zeros((size + 1) // 2, d + 1), torch.zeros(size // 2, d + 1)])
-        torch.empty(size, d).uniform_()  # as many random numbers as the dense head draws, so that joins start alike
 
     def _whole(self) -> Tensor:
         whole = torch.empty(self.P * self.m, self.d + 1, device=self.device)
@@ -49,6 +48,10 @@ class HalvedHead(Head):
     def score_all(self, h: Tensor) -> Tensor:
         whole = self._whole()[self.valid]
         return h @ whole[:, :-1].T + whole[:, -1]
+
+    def start_at_random(self) -> None:
+        self.start_at_zero()
+        torch.empty(self.P * self.m, self.d).uniform_()  # as many random numbers as the dense head draws
 
     @torch.no_grad()
     def start_at_zero(self) -> None:
@@ -97,7 +100,9 @@ def test_another_storage_starts_trains_and_warm_starts_alike(
     results = {}
     for storage in ("dense", "halved"):
         if storage == "halved":
-            monkeypatch.setattr(network, "make_head", HalvedHead)
+            monkeypatch.setattr(
+                network, "make_head", lambda children, d, dropout, rows: HalvedHead(children, d, dropout)
+            )
             monkeypatch.setattr(heads, "BLOCK", 50)
         cold, warm = tmp_path / storage / "cold", tmp_path / storage / "warm"
         train(prepared, cold, **knobs)

@@ -13,6 +13,7 @@ from cascadexml.rankers.cascade.heads import DenseHead, pick_shortlist, shortlis
 def make_head(children: list[int], d: int = 5, dropout: float = 0.0) -> DenseHead:
     torch.manual_seed(0)
     head = DenseHead(torch.tensor(children), d, dropout)
+    head.start_at_random()
     torch.nn.init.normal_(head.bias)
     return head
 

@@ -1,0 +1,313 @@
+"""A classifier of many nodes, lean in memory and in what a step moves.
+
+Rows are kept in 16 bits and learn by row-wise Adagrad without momentum, which keeps one number a row. A step reads only
+the rows of the shortlists and writes only those that it has something to teach; no tensor of (documents, slots, d), no
+gradient buffer and no optimiser state of the matrix's size ever exists. Sources: Gupta et al., ELMO (2025), on 16-bit
+classifiers with stochastic rounding and fused updates; Jain et al., Renee (2023), on training without momentum.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cascadexml.rankers.cascade.heads import Head, blocks
+
+FINENESS = 64.0
+"""A residual this many times smaller than its document's largest is thinned out."""
+GATHERED = 2**20
+"""Elements of rows that are gathered at a time: what a core's cache holds in float32."""
+UPDATED = 2**11
+"""Rows that are updated at a time."""
+NOISE = 2**20
+"""Random 16-bit numbers that one step's rounding goes through."""
+SELDOM = -6.0
+EPSILON = 1e-10
+HALF = 0.5
+
+
+@dataclass(frozen=True)
+class Residual:
+    """What a micro-batch of B documents has to teach: n pairs of document and slot, by rising document.
+
+    Attributes:
+        h: (B, d) float32 vectors that were scored.
+        documents: (n,) int64.
+        slots: (n,) int64.
+        values: (n,) float32, the derivative of the loss by each pair's logit.
+    """
+
+    h: Tensor
+    documents: Tensor
+    slots: Tensor
+    values: Tensor
+
+
+class LeanHead(Head):
+    """Rows scale · V in tree order, V (P·m, d) in `dtype`; trained by `update` and not by a gradient optimiser.
+
+    Args:
+        children: as of `Head`.
+        d: as of `Head`.
+        dropout: rate on the vectors in training.
+        dtype: of the rows: bfloat16, written with stochastic rounding, or float32.
+        fineness: F. Of a document's residuals r those below t = max |r| / F are kept with the chance |r| / t, and count
+            as ±t then: the sum over slots stays right in expectation, and most slots need not be touched. None keeps
+            all.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    scale: Tensor
+    row_squares: Tensor
+    bias_squares: Tensor
+
+    def __init__(
+        self,
+        children: Tensor,
+        d: int,
+        dropout: float,
+        dtype: torch.dtype = torch.bfloat16,
+        fineness: float | None = FINENESS,
+    ) -> None:
+        super().__init__(children, d)
+        self.dropout = nn.Dropout(dropout)
+        self.fineness = fineness
+        size = self.P * self.m
+        self.register_buffer("weight", torch.empty(size, d, dtype=dtype))
+        self.register_buffer("bias", torch.zeros(size))
+        # Weight decay shrinks all rows at once, touched or not, by this one number.
+        self.register_buffer("scale", torch.ones((), dtype=torch.float64))
+        self.register_buffer("row_squares", torch.zeros(size), persistent=False)
+        self.register_buffer("bias_squares", torch.zeros(size), persistent=False)
+        self.pending: list[Residual] = []
+
+    def forward(self, h: Tensor, parents: Tensor | None) -> tuple[Tensor, Tensor]:
+        """As of `Head`. The scores' gradient reaches h; what it says of the rows waits for `update`."""
+        if parents is None:
+            parents = torch.arange(self.P, device=self.device).expand(h.shape[0], -1)
+        h = self.dropout(h).float()
+        if self.training and torch.is_grad_enabled() and not h.requires_grad:
+            h = h.detach().requires_grad_()
+        logits: Tensor = _Scores.apply(h, parents, self)  # type: ignore[no-untyped-call]
+        offsets = torch.arange(self.m, device=parents.device)
+        slots = (parents.unsqueeze(2) * self.m + offsets).flatten(1)
+        return logits.masked_fill(~self.valid[slots], -torch.inf), slots
+
+    def score(self, h: Tensor, parents: Tensor) -> Tensor:
+        """(B, K·m) logits of B vectors for the children of (B, K) parents, a few rows in float32 at a time."""
+        B, K = parents.shape
+        rows = self.weight.view(self.P, self.m * self.d)
+        found = torch.empty(B, K * self.m, device=h.device)
+        size = max(1, min(K, GATHERED // (self.m * self.d)))
+        stored = torch.empty(size, self.m * self.d, dtype=self.weight.dtype, device=h.device)
+        wide = torch.empty(size, self.m * self.d, device=h.device)
+        with torch.autocast(h.device.type, enabled=False):
+            for b in range(B):
+                for start in range(0, K, size):
+                    chosen = parents[b, start : start + size]
+                    n = chosen.numel()
+                    torch.index_select(rows, 0, chosen, out=stored[:n])
+                    wide[:n].copy_(stored[:n])
+                    part = found[b, start * self.m : (start + n) * self.m]
+                    torch.mv(wide[:n].view(-1, self.d), h[b], out=part)
+            offsets = torch.arange(self.m, device=parents.device)
+            slots = (parents.unsqueeze(2) * self.m + offsets).flatten(1)
+            return found.mul_(self.scale.float()).add_(self.bias[slots])
+
+    def keep(self, h: Tensor, parents: Tensor, residuals: Tensor) -> Tensor:
+        """Put by what (B, K·m) residuals teach the rows; give (B, d), what they teach the vectors."""
+        documents, places, values = _thinned(residuals, self.fineness)
+        slots = parents[documents, places // self.m] * self.m + places % self.m
+        self.pending.append(Residual(h, documents, slots, values))
+        back = torch.zeros_like(h)
+        for part in torch.split(torch.arange(slots.numel(), device=slots.device), max(1, GATHERED // self.d)):
+            rows = self.weight[slots[part]].float()
+            back.index_add_(0, documents[part], rows.mul_(values[part].unsqueeze(1)))
+        return back.mul_(self.scale.float())
+
+    def gather(self, together: Callable[[Tensor], Tensor]) -> None:
+        """Let every process have what all of them put by; `together` gives all processes' tensors, by rank.
+
+        Documents' vectors and residuals go round, not rows: the rows' gradients are made of them by each process.
+        """
+        own = self._all_pending()
+        sizes = together(torch.tensor([[own.h.shape[0], own.slots.numel()]], device=self.device))
+        starts = torch.repeat_interleave(sizes[:, 0].cumsum(0) - sizes[:, 0], sizes[:, 1])
+        documents = together(own.documents) + starts
+        self.pending = [Residual(together(own.h), documents, together(own.slots), together(own.values))]
+
+    @torch.no_grad()
+    def gradient_square(self) -> Tensor:
+        """The squared length of the gradient that waits, over all rows and biases."""
+        total = torch.zeros((), device=self.device)
+        for _, rows, biases in self._gradients():
+            total += rows.square().sum() + biases.square().sum()
+        return total
+
+    @torch.no_grad()
+    def update(self, rate: float, decay: float, factor: float | Tensor = 1.0) -> None:
+        """One step with the gradients that wait: row-wise Adagrad, rounded at random to what rows are stored in.
+
+        Args:
+            rate: learning rate.
+            decay: every row shrinks by rate · decay; biases do not.
+            factor: what gradients are multiplied by, for clipping.
+        """
+        self.scale.mul_(1 - rate * decay)
+        if self.scale < HALF:
+            # Exact in any binary format.
+            self.weight.mul_(HALF)
+            self.scale.div_(HALF)
+        noise = _noise(self.weight)
+        for slots, rows, biases in self._gradients():
+            rows, biases = rows * factor, biases * factor
+            squares = self.row_squares[slots] + rows.square().mean(1)
+            self.row_squares[slots] = squares
+            steps = rows.mul_((rate / (squares.sqrt() + EPSILON) / self.scale.float()).unsqueeze(1))
+            self.weight[slots] = _rounded(self.weight[slots].float().sub_(steps), self.weight.dtype, noise)
+            squares = self.bias_squares[slots] + biases.square()
+            self.bias_squares[slots] = squares
+            self.bias[slots] -= rate * biases / (squares.sqrt() + EPSILON)
+        self.pending = []
+
+    def _gradients(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Some touched slots (u,) at a time, each once, with their rows' (u, d) and biases' (u,) gradients."""
+        found = self._all_pending()
+        slots, order = found.slots.sort(stable=True)
+        documents, values = found.documents[order], found.values[order]
+        # The column of ones gives the biases' gradients.
+        h = functional.pad(found.h, (0, 1), value=1.0)
+        touched, counts = torch.unique_consecutive(slots, return_counts=True)
+        ends = counts.cumsum(0)
+        for start in range(0, touched.numel(), UPDATED):
+            part = slice(start, start + UPDATED)
+            first, last = int(ends[start] - counts[start]), int(ends[part][-1])
+            offsets = ends[part] - counts[part] - first
+            gradients = functional.embedding_bag(
+                documents[first:last], h, offsets, mode="sum", per_sample_weights=values[first:last]
+            )
+            yield touched[part], gradients[:, : self.d], gradients[:, self.d]
+
+    def _all_pending(self) -> Residual:
+        """What all micro-batches put by, as one."""
+        pending = self.pending or [self._nothing()]
+        before = [0, *itertools.accumulate(each.h.shape[0] for each in pending)]
+        return Residual(
+            torch.cat([each.h for each in pending]),
+            torch.cat([each.documents + B for each, B in zip(pending, before, strict=False)]),
+            torch.cat([each.slots for each in pending]),
+            torch.cat([each.values for each in pending]),
+        )
+
+    def _nothing(self) -> Residual:
+        none = torch.zeros(0, dtype=torch.long, device=self.device)
+        return Residual(torch.zeros(0, self.d, device=self.device), none, none, none.float())
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What a checkpoint keeps besides the rows."""
+        return {"row_squares": self.row_squares, "bias_squares": self.bias_squares}
+
+    @torch.no_grad()
+    def score_all(self, h: Tensor) -> Tensor:
+        """As of `Head`."""
+        with torch.autocast(h.device.type, enabled=False):
+            parts = [h.float() @ part.float().T for part in torch.split(self.weight, UPDATED)]
+        return (torch.cat(parts, dim=1).mul_(self.scale.float()) + self.bias)[:, self.valid]
+
+    @torch.no_grad()
+    def start_at_random(self) -> None:
+        """As of `Head`, but with biases that say that a node is seldom right: else every slot has much to learn."""
+        bound = math.sqrt(6 / (self.P * self.m + self.d))
+        for part in torch.split(self.weight, UPDATED):
+            part.copy_(torch.empty(part.shape, device=self.device).uniform_(-bound, bound))
+        self.bias.fill_(SELDOM)
+
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """As of `Head`."""
+        self.weight.zero_()
+        self.bias.zero_()
+
+    @torch.no_grad()
+    def add_to_rows(self, slots: Tensor, vectors: Tensor) -> None:
+        """As of `Head`; sums of few vectors are rounded at random, so that those of many are right in expectation."""
+        touched, places = torch.unique(slots, return_inverse=True)
+        sums = torch.zeros(touched.numel(), self.d, device=self.device).index_add_(0, places, vectors.float())
+        rows, biases = self.rows(touched)
+        self.set_rows(touched, rows + sums, biases)
+
+    @torch.no_grad()
+    def shift_biases(self, by: float) -> None:
+        """As of `Head`."""
+        self.bias.add_(by)
+
+    @torch.no_grad()
+    def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """As of `Head`."""
+        return self.weight[slots].float().mul_(self.scale.float()), self.bias[slots]
+
+    @torch.no_grad()
+    def set_rows(self, slots: Tensor, rows: Tensor, biases: Tensor) -> None:
+        """As of `Head`."""
+        noise = _noise(self.weight)
+        for at, part in zip(blocks(slots), blocks(rows), strict=True):
+            self.weight[at] = _rounded(part / self.scale.float(), self.weight.dtype, noise)
+        self.bias[slots] = biases
+
+    def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """As of `Head`: none, it updates itself."""
+        return [], []
+
+    def replicated(self) -> Sequence[Tensor]:
+        """As of `Head`."""
+        return [self.weight, self.bias, self.scale]
+
+
+class _Scores(torch.autograd.Function):
+    """Scores of a shortlist, whose gradient goes to the vectors, and by the head's own way to its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, parents: Tensor, head: LeanHead) -> Tensor:
+        ctx.save_for_backward(h, parents)
+        ctx.head = head
+        return head.score(h, parents)
+
+    @staticmethod
+    def backward(ctx: Any, *residuals: Tensor) -> tuple[Tensor, None, None]:
+        h, parents = ctx.saved_tensors
+        return ctx.head.keep(h, parents, residuals[0].float()), None, None
+
+
+def _thinned(residuals: Tensor, fineness: float | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The documents (n,), places (n,) and values (n,) of the (B, S) residuals that are kept."""
+    if fineness is not None:
+        sizes = residuals.abs()
+        least = sizes.amax(1, keepdim=True) / fineness
+        lucky = torch.rand_like(sizes).mul_(least) < sizes
+        residuals = torch.where(sizes < least, residuals.sign() * least, residuals) * lucky
+    documents, places = residuals.nonzero(as_tuple=True)
+    return documents, places, residuals[documents, places]
+
+
+def _noise(like: Tensor) -> Tensor | None:
+    """Random numbers from 0 to 2^16 - 1, for `_rounded`; none where rows are not rounded."""
+    if like.dtype != torch.bfloat16:
+        return None
+    return torch.randint(2**16, (NOISE,), dtype=torch.int32, device=like.device)
+
+
+def _rounded(values: Tensor, dtype: torch.dtype, noise: Tensor | None) -> Tensor:
+    """Float32 values in `dtype`; in bfloat16 one of the two neighbours, by chances that keep the mean."""
+    if noise is None:
+        return values.to(dtype)
+    bits = values.contiguous().view(torch.int32)
+    for part in torch.split(bits.view(-1), NOISE // 2):
+        shift = int(torch.randint(NOISE // 2, ()))
+        part.add_(noise[shift : shift + part.numel()])
+    return bits.bitwise_and_(-(2**16)).view(torch.float32).to(dtype)

@@ -51,10 +51,13 @@ class Trial:
         minutes = round((time.monotonic() - start) / 60, 2)
         found: dict[str, Any] = {"settings": list(self.settings), "seed": self.seed, "trial": self.name}
         found["minutes"] = minutes if re.search("Running stage '", said) else None
-        found["dev"] = {metric: self.read(DEV)["dev"]["mixed"][metric] for metric in SHOWN if "PSP" not in metric}
+        dev, on_dev = self.read(DEV)["dev"], [metric for metric in SHOWN if "PSP" not in metric]
+        found["dev"] = {metric: dev["mixed"][metric] for metric in on_dev}
+        found["dev, network alone"] = {metric: dev["cascade"][metric] for metric in on_dev}
         if self.target == "evaluate":
             test = self.read(TEST)
             found["test"] = {metric: test["test"][metric] for metric in SHOWN}
+            found["test, network alone"] = {metric: test["baselines"]["cascade"][metric] for metric in SHOWN}
             found["test"] |= {"tail R@5": test["bins"]["tail"]["R@5"], "ECE@5": test["calibration"]["ECE@5"]}
         return found
 
@@ -92,7 +95,7 @@ def summary(done: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[float]]]
             ]
             for metric in done[0][split]
         }
-        for split in ("dev", "test")
+        for split in ("dev", "dev, network alone", "test", "test, network alone")
         if split in done[0]
     }
 

@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from cascadexml.rankers.cascade.network import CascadeXML, derive_loss_weights
 from cascadexml.rankers.cascade.positives import LevelPositives
@@ -17,6 +18,8 @@ from cascadexml.training.run import Run
 from cascadexml.training.schedule import Schedule
 
 MICRO_BATCHES_LIMIT = 1_000_003
+BATCH, FORWARD, BACKWARD, UPDATE = PARTS = ("step: batch", "step: forward and loss", "step: backward", "step: update")
+"""What a profile calls the parts of a step."""
 
 log = logging.getLogger(__name__)
 
@@ -57,11 +60,13 @@ class Stepper:
             self._seed(step, micro)
             levels = self._losses(rows[micro * size : (micro + 1) * size]) / rows.size
             total = (levels * self.loss_weights).sum()
-            total.backward()  # type: ignore[no-untyped-call]
+            with record_function(BACKWARD):
+                total.backward()  # type: ignore[no-untyped-call]
             losses += torch.cat([levels.detach(), total.detach().unsqueeze(0)])
         # Lean heads round at random, and alike on all processes.
         self._seed(step, MICRO_BATCHES_LIMIT - 1)
-        self.optimizer.step(step)
+        with record_function(UPDATE):
+            self.optimizer.step(step)
         return losses
 
     def _seed(self, step: int, micro: int) -> None:
@@ -69,11 +74,9 @@ class Stepper:
 
     def _losses(self, rows: npt.NDArray[np.int64]) -> Tensor:
         """(R,) losses summed over a micro-batch."""
-        batch = self.run.tokens["train"].batch(rows)
-        with self.autocast:
-            outputs = self.network(
-                batch.input_ids.to(self.device),
-                batch.attention_mask.to(self.device),
-                self.positives.batch(rows, self.device),
-            )
-            return self.network.losses(outputs).sum(0)
+        with record_function(BATCH):
+            batch = self.run.tokens["train"].batch(rows)
+            texts = batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
+            positives = self.positives.batch(rows, self.device)
+        with self.autocast, record_function(FORWARD):
+            return self.network.losses(self.network(*texts, positives)).sum(0)

@@ -1,6 +1,7 @@
 """The stages cluster, train and blend with `train.ensemble`: what lies on disk, and who reads it."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from cascadexml.labels.forest import load_trees
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.blend import Blend
 from cascadexml.rankers.ensemble import Ensemble
+from cascadexml.training.step import PARTS
 from stages import blend, cluster, linear, tokenize, train
 from tests.support.params import SETTINGS
 from tests.support.tiny_encoders import make_tiny_encoder
@@ -83,3 +85,18 @@ def test_two_networks_are_clustered_trained_and_blended(settings: Settings, smal
     loaded = Blend.load(stages.BLEND, "cpu")
     assert isinstance(loaded.sources.cascade, Ensemble)
     assert loaded.rank(Documents(small_corpus.splits["test"].texts), 5).shape == (60, 5)
+
+
+def test_a_profile_tells_the_parts_of_a_step_and_trains_nothing(settings: Settings) -> None:
+    cluster.main(settings)
+    train.main(settings, profile=2)
+    text = train.PROFILE.read_text(encoding="utf-8")
+    assert text.startswith("2 steps of ")
+    told = {name: float(re.search(rf"{name} +([0-9.]+) ms", text)[1]) for name in PARTS}  # type: ignore[index]
+    assert min(told.values()) > 0
+    assert told["step: backward"] > told["step: batch"]
+    assert re.search(r"peak of memory: [0-9.]+ GiB", text)
+    assert "aten::addmm" in text
+    assert not stages.MODEL.exists()
+    with pytest.raises(ConfigError, match="1000 steps cannot be profiled: expected 1 to"):
+        train.main(settings, profile=1000)

@@ -102,7 +102,7 @@ lock: setup
 
 clean:
 	rm -rf data/downloads data/raw data/interim data/models data/checkpoints data/workspaces dvc_plots
-	rm -rf data/reports/evaluation data/reports/training data/reports/drift data/reports/monitoring data/reports/retraining data/reports/judgement data/reports/examples.html data/reports/published.json
+	rm -rf data/reports/evaluation data/reports/training data/reports/drift data/reports/monitoring data/reports/retraining data/reports/judgement data/reports/examples.html data/reports/profile.txt data/reports/published.json
 	rm -rf data/reports/validation/data_docs data/benchmarks
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name .venv -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +

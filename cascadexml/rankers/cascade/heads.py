@@ -13,8 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 # A matrix product over all slots runs some 64 times faster per slot than gathering rows does (the gather moves each
-# row through memory once a document and again in the backward pass), so gathering pays only beyond that ratio.
+# row through memory once a document and again in the backward pass), so gathering pays only beyond that ratio. With few
+# documents a product mostly reads rows: reading one takes as long as multiplying it with so many documents.
 DENSE_RATIO = 64
+READ = 31
 # Slots that a pass over all rows takes at a time: 200 MB of float32 rows at d = 768.
 BLOCK = 2**16
 
@@ -170,7 +172,8 @@ class DenseHead(Head):
             valid = self.valid.expand(h.shape[0], -1)
         else:
             slots = self._children(parents)
-            if self.P <= DENSE_RATIO * parents.shape[1]:
+            B, K = parents.shape
+            if self.P <= DENSE_RATIO * B / (B + READ) * K:
                 logits = functional.linear(h, self.weight, self.bias).gather(1, slots)
             else:
                 rows = functional.embedding(slots, self.weight)

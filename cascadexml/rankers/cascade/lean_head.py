@@ -89,18 +89,20 @@ class LeanHead(Head):
 
     def forward(self, h: Tensor, parents: Tensor | None) -> tuple[Tensor, Tensor]:
         """As of `Head`. The scores' gradient reaches h; what it says of the rows waits for `update`."""
-        if parents is None:
-            parents = torch.arange(self.P, device=self.device).expand(h.shape[0], -1)
         h = self.dropout(h).float()
         if self.training and torch.is_grad_enabled() and not h.requires_grad:
             h = h.detach().requires_grad_()
         logits: Tensor = _Scores.apply(h, parents, self)  # type: ignore[no-untyped-call]
+        if parents is None:
+            return logits.masked_fill(~self.valid, -torch.inf), self.slots.expand(h.shape[0], -1)
         offsets = torch.arange(self.m, device=parents.device)
         slots = (parents.unsqueeze(2) * self.m + offsets).flatten(1)
         return logits.masked_fill(~self.valid[slots], -torch.inf), slots
 
-    def score(self, h: Tensor, parents: Tensor) -> Tensor:
-        """(B, K·m) logits of B vectors for the children of (B, K) parents, a few rows in float32 at a time."""
+    def score(self, h: Tensor, parents: Tensor | None) -> Tensor:
+        """(B, K·m) logits of B vectors for the children of (B, K) parents or of all, few rows in float32 at a time."""
+        if parents is None:
+            return self._score_every_slot(h)
         B, K = parents.shape
         rows = self.weight.view(self.P, self.m * self.d)
         found = torch.empty(B, K * self.m, device=h.device)
@@ -120,10 +122,16 @@ class LeanHead(Head):
             slots = (parents.unsqueeze(2) * self.m + offsets).flatten(1)
             return found.mul_(self.scale.float()).add_(self.bias[slots])
 
-    def keep(self, h: Tensor, parents: Tensor, residuals: Tensor) -> Tensor:
-        """Put by what (B, K·m) residuals teach the rows; give (B, d), what they teach the vectors."""
-        documents, places, values = _thinned(residuals, self.fineness)
-        slots = parents[documents, places // self.m] * self.m + places % self.m
+    def _score_every_slot(self, h: Tensor) -> Tensor:
+        with torch.autocast(h.device.type, enabled=False):
+            parts = [h.float() @ part.float().T for part in torch.split(self.weight, UPDATED)]
+        return torch.cat(parts, dim=1).mul_(self.scale.float()).add_(self.bias)
+
+    def keep(self, h: Tensor, parents: Tensor | None, residuals: Tensor) -> Tensor:
+        """Put by what residuals of the scored slots teach the rows; give (B, d), what they teach the vectors."""
+        documents, slots, values = _thinned(residuals, self.fineness)
+        if parents is not None:
+            slots = parents[documents, slots // self.m] * self.m + slots % self.m
         self.pending.append(Residual(h, documents, slots, values))
         back = torch.zeros_like(h)
         for part in torch.split(torch.arange(slots.numel(), device=slots.device), max(1, GATHERED // self.d)):
@@ -216,9 +224,7 @@ class LeanHead(Head):
     @torch.no_grad()
     def score_all(self, h: Tensor) -> Tensor:
         """As of `Head`."""
-        with torch.autocast(h.device.type, enabled=False):
-            parts = [h.float() @ part.float().T for part in torch.split(self.weight, UPDATED)]
-        return (torch.cat(parts, dim=1).mul_(self.scale.float()) + self.bias)[:, self.valid]
+        return self._score_every_slot(h)[:, self.valid]
 
     @torch.no_grad()
     def start_at_random(self) -> None:
@@ -273,15 +279,15 @@ class _Scores(torch.autograd.Function):
     """Scores of a shortlist, whose gradient goes to the vectors, and by the head's own way to its rows."""
 
     @staticmethod
-    def forward(ctx: Any, h: Tensor, parents: Tensor, head: LeanHead) -> Tensor:
-        ctx.save_for_backward(h, parents)
-        ctx.head = head
+    def forward(ctx: Any, h: Tensor, parents: Tensor | None, head: LeanHead) -> Tensor:
+        ctx.save_for_backward(h)
+        ctx.parents, ctx.head = parents, head
         return head.score(h, parents)
 
     @staticmethod
     def backward(ctx: Any, *residuals: Tensor) -> tuple[Tensor, None, None]:
-        h, parents = ctx.saved_tensors
-        return ctx.head.keep(h, parents, residuals[0].float()), None, None
+        (h,) = ctx.saved_tensors
+        return ctx.head.keep(h, ctx.parents, residuals[0].float()), None, None
 
 
 def _thinned(residuals: Tensor, fineness: float | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -130,7 +130,7 @@ def random_tree(L: int) -> LabelTree:
     levels = derive_levels(L, 8)
     offsets = tuple(np.linspace(0, L, C + 1).astype(np.int64) for C in levels)
     fine = offsets[-1]
-    nested = tuple(fine[:: levels[-1] // C] for C in levels)
+    nested = tuple(fine[:: levels[-1] // C].copy() for C in levels)
     return LabelTree(np.random.default_rng(0).permutation(L).astype(np.int64), nested, L, tuple(levels))
 
 

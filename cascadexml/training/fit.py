@@ -33,6 +33,9 @@ from cascadexml.training.selection import Selection
 from cascadexml.training.start import build_network, start_weights, tokenizer_of
 from cascadexml.training.step import Stepper
 
+CHECKPOINT_SHARE = 0.03
+"""Of the time that checkpoints may take: the last one's cost decides how far off the next one is at least."""
+
 log = logging.getLogger(__name__)
 
 
@@ -152,7 +155,7 @@ class Trainer:
         steps, settings = self.schedule.steps, self.run.settings
         interval = max(1, math.ceil(self.batches_per_epoch / settings.evaluations_per_epoch))
         batches = self._batches(position.step)
-        saved = time.monotonic()
+        saved, cost = time.monotonic(), 0.0
         self.curves.start_clock()
         while position.step < steps and not position.stopped:
             rows = next(batches)
@@ -162,8 +165,10 @@ class Trainer:
             if self.run.selects and (position.step % interval == 0 or position.step == steps):
                 position = self.selection.evaluate(position)
             # Only where the losses have just been reported, so that no sum under way needs keeping.
-            due = reported and time.monotonic() - saved >= 60 * settings.checkpoint_minutes
+            apart = 60 * settings.checkpoint_minutes
+            due = reported and time.monotonic() - saved >= (max(apart, cost / CHECKPOINT_SHARE) if apart else 0.0)
             if self.group.leads and due and position.step < steps:
+                started = time.monotonic()
                 save_checkpoint(
                     self.folder / "last",
                     self.run.fingerprint,
@@ -172,7 +177,7 @@ class Trainer:
                     self.stepper.optimizer,
                     self.curves.kept,
                 )
-                saved = time.monotonic()
+                cost, saved = time.monotonic() - started, time.monotonic()
         return position
 
     def _batches(self, step: int) -> Iterator[npt.NDArray[np.int64]]:

@@ -4,12 +4,11 @@ import dataclasses
 import logging
 from pathlib import Path
 
-import torch
-
 from cascadexml.config.metric_names import metric_of
 from cascadexml.errors import TrainingError
 from cascadexml.metrics import document_metrics, inverse_propensities
 from cascadexml.rankers.cascade.inference import rank_tokens
+from cascadexml.rankers.cascade.network import all_finite
 from cascadexml.training.checkpoint import Position
 from cascadexml.training.curves import GENTLER, Curves
 from cascadexml.training.run import Run
@@ -57,9 +56,7 @@ class Selection:
         return dataclasses.replace(position, stopped=stopped)
 
     def _measure(self, step: int) -> dict[str, float]:
-        # By sums, as a matrix of marks would be half as large as lean rows are.
-        weights = self.stepper.network.state_dict().values()
-        if not all(bool(weight.sum(dtype=torch.float64).isfinite()) for weight in weights):
+        if not all(map(all_finite, self.stepper.network.state_dict().values())):
             steps = self.stepper.schedule.steps
             raise TrainingError(f"a weight is no finite number after step {step} of {steps}: {GENTLER}")
         run = self.run

@@ -348,13 +348,17 @@ class CascadeXML(nn.Module):
             reason = " ".join(str(error).split())[:300]
             raise FormatError(f"{path} does not hold a CascadeXML model whose parts fit ({reason}).") from None
         for name, value in weights.items():
-            # A part at a time, as marks of all rows would take half as much memory as rows in 16 bits.
-            if not all(bool(part.isfinite().all()) for part in torch.split(value.flatten(), 2**24)):
+            if not all_finite(value):
                 raise FormatError(
                     f"{file} holds a weight that is NaN or infinite in {name}, which ranks nothing: fetch or train "
                     "the model again."
                 )
         return model.eval().to(device)
+
+
+def all_finite(value: Tensor) -> bool:
+    """Whether no number of a tensor is NaN or infinite; looked at in parts, as marks of all rows would be as large."""
+    return all(bool(part.isfinite().all()) for part in torch.split(value.flatten(), 2**24))
 
 
 def read_encoder_config(file: Path) -> PretrainedConfig:

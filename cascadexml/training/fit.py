@@ -130,8 +130,9 @@ class Trainer:
             if curves is not None:
                 with beside(curves) as new:
                     new.write_text(json.dumps(self.curves.kept), encoding="utf-8")
-            best = self.selection.best
-            network = CascadeXML.load(best, str(self.stepper.device)) if best.exists() else self.network
+            best, network = self.selection.best, self.network
+            if best.exists() and position.best_step != position.step:
+                network = CascadeXML.load(best, str(self.stepper.device))
             CascadeRanker(network, self.tokenizer, self.run.tokens["train"].max_length).save(out)
             shutil.rmtree(self.folder, ignore_errors=True)
         return FitResult(position.step, position.best_step, position.best)

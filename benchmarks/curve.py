@@ -43,7 +43,7 @@ def draw(points: list[tuple[float, float, str]], metric: str, picture: Path) -> 
         axes.annotate(name.replace("train.", ""), (minutes, value), (6, -12), textcoords="offset points", fontsize=8)
     axes.set(xlabel="minutes of the stages that ran", ylabel=f"{metric} on dev, %")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.margins(x=0.2)
+    axes.margins(x=0.2, y=0.12)
     figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)
 
 

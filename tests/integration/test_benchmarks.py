@@ -12,11 +12,12 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from benchmarks import calibration, curve, drift, judgement, label_trees, mixture, speed, steps, warm_start
+from benchmarks import calibration, curve, drift, fresh, judgement, label_trees, mixture, speed, steps, warm_start
 from cascadexml import Predictor
 from cascadexml.artifact import open_artifact
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
+from cascadexml.evaluation.held_out import Provenance, save_held_out, see
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
@@ -118,6 +119,23 @@ def test_speed(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
         assert list(line["ms a text"]) == ["encoder", "answer", "network", "linear", "neighbours"]
         assert line["over the encoder"]["encoder"] == 1
         assert all(value > 0 for value in line["ms a text"].values())
+
+
+def test_fresh(bench: Bench, tmp_path: Path) -> None:
+    tables = {"train": sample_records("train", 80), "dev": sample_records("dev", 5)}
+    tables["test"] = [{**record, "id": f"again {record['id']}"} for record in tables["train"][:20]]
+    tables["test"] += sample_records("test", 30)
+    corpus = Corpus.from_records({name: pa.Table.from_pylist(rows) for name, rows in tables.items()}, {})
+    train, test = corpus.splits["train"], corpus.splits["test"]
+    # Who has read a text knows its labels: the nearest neighbour is the text itself.
+    ranker = NearestNeighbours.fit(Documents(train.texts), train.Y[:, : corpus.vocabulary.L].tocsr(), 1)
+    corpus.save(tmp_path / "corpus")
+    save_held_out(
+        {"test": see(ranker, Documents(test.texts), 20)}, Provenance("", corpus.fingerprint, 20), tmp_path / "seen"
+    )
+    (line,) = bench(fresh, tmp_path / "seen", tmp_path / "corpus")
+    assert (line["records"], line["seen in train"]) == (50, 20)
+    assert line["all"]["nDCG@20"] == pytest.approx(0.4 + 0.6 * line["fresh"]["nDCG@20"], abs=1e-3)
 
 
 def test_steps(bench: Bench, inputs: Inputs) -> None:

@@ -17,6 +17,8 @@ from urllib3.util.retry import Retry
 BUSY = Retry(total=6, backoff_factor=0.5, status_forcelist=(429, 502, 503), allowed_methods=None)
 T = TypeVar("T")
 ENDS = {"COMPLETED", "FAILED", "CANCELLED", "CRASHED"}
+LAST_LINES = 30.0
+"""Seconds that an ended run's last lines may take to the server."""
 
 
 def until(ready: Callable[[], T], what: str = "not in time", seconds: float = 120) -> T:
@@ -91,13 +93,19 @@ class PrefectApi:
         return state
 
     def wait_for_line(self, run: str, text: str, seconds: float = 270) -> str:
-        """The first line of a run's log with `text` in it."""
+        """The first line of a run's log with `text` in it.
+
+        A run sends its log in batches, the last of them after its final state: an ended run is given time for it.
+        """
         deadline = time.monotonic() + seconds
+        last = None
         while True:
+            if last is None and self.state(run)["type"] in ENDS:
+                last = time.monotonic() + LAST_LINES
             log = self.log(run)
             if found := next((line for line in log.splitlines() if text in line), None):
                 return found
-            assert self.state(run)["type"] not in ENDS, f"the run ended without {text!r}:\n{log[-4000:]}"
+            assert last is None or time.monotonic() < last, f"the run ended without {text!r}:\n{log[-4000:]}"
             assert time.monotonic() < deadline, f"no {text!r} in time:\n{log[-4000:]}"
             time.sleep(0.5)
 

@@ -157,7 +157,7 @@ def test_drift_starts_a_retraining_whose_challenger_is_judged(
     assert_refitted(registry.open(MODEL, before).path, registry.open(MODEL, tried["refit"]["version"]).path)
     if "warm" in tried:
         # What does not depend on the network's training was made for the refit.
-        assert "Stage 'linear' is cached" in api.log(retraining["id"])
+        api.wait_for_line(retraining["id"], "Stage 'linear' is cached")
     answer = project.sh(
         "set -a; . .local/environment; set +a; "
         f"echo 'Computer security' | cascadexml predict s3://cascadexml/models/{MODEL}@champion"
@@ -168,7 +168,7 @@ def test_drift_starts_a_retraining_whose_challenger_is_judged(
     again = api.start("monitoring/monitoring", batch=batch)
     assert api.wait(again)["type"] == "COMPLETED"
     if not outcome["promoted"]:
-        assert "no event is sent" in api.log(again)
+        api.wait_for_line(again, "no event is sent")
         assert len(api.runs("retraining/retraining")) == count
 
 
@@ -182,7 +182,9 @@ def test_a_cold_retraining_on_all_batches_is_judged_too_and_not_repeated(api: Pr
         MODEL, "batches", "2020-2021-by-hand", {"records.parquet": file.getvalue(), "record.json": b"{}"}
     )
     run = api.start("retraining/retraining", challenger="cold")
-    assert api.wait(run, 600)["name"] in ("Promoted", "ChampionStays"), api.log(run)[-4000:]
+    name = api.wait(run, 600)["name"]
+    assert name in ("Promoted", "ChampionStays"), api.log(run)[-4000:]
+    api.wait_for_line(run, f"Finished in state {name}(")
     assert "warm start" not in api.log(run)
     done = next(each for each in records(registry, "retrainings").values() if each["challenger"] == "cold")
     assert done["settings"] == []

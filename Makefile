@@ -30,7 +30,7 @@ help:
 	@echo 'make coverage the unit tests once more, and which lines of the library they never run'
 	@echo 'make soak     the long forms of tests that kill and race; SOAK_ROUNDS=N (docs/testing.md)'
 	@echo 'make mutants  break the code on purpose in many places, one at a time, and see that the tests notice (docs/testing.md)'
-	@echo 'make bench    train other rankers on the same records and print a table of all (benchmarks/README.md)'
+	@echo 'make bench    what scale costs, each figure beside the one that is wanted; LONG=1 asks all (benchmarks/README.md)'
 	@echo 'make setup    only make .venv from requirements.lock'
 	@echo 'make lock     write requirements.lock anew from pyproject.toml'
 	@echo 'make clean    remove what the pipeline and the tools wrote; .venv and the DVC cache stay'
@@ -95,7 +95,7 @@ mutants: setup
 	.venv/bin/python tools/mutants.py
 
 bench: setup
-	.venv/bin/python -m benchmarks.accuracy
+	.venv/bin/python -m benchmarks $(if $(LONG),--long)
 
 lock: setup
 	tools/lock.sh

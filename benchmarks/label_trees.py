@@ -43,12 +43,7 @@ def main() -> None:
 
 def measure(L: int, arguments: argparse.Namespace) -> dict[str, Any]:
     """Time each step."""
-    if arguments.corpus is not None:
-        corpus = Corpus.load(arguments.corpus, ["train"])
-        train = corpus.splits["train"]
-        (_, X), Y = Tfidf.fit(train.texts, 1, 2, 500_000), train.Y[:, : corpus.vocabulary.L].tocsr()
-    else:
-        X, Y = synthetic(L, arguments.documents)
+    X, Y = data_of(L, arguments.documents, arguments.corpus)
     L = Y.shape[1]
     seconds: dict[str, float] = {}
     start = time.perf_counter()
@@ -73,12 +68,22 @@ def measure(L: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "uses": Y.nnz,
         "entries of the features": Z.nnz,
         "seconds": {name: round(each, 1) for name, each in seconds.items()},
+        "minutes": round(sum(seconds.values()) / 60, 2),
         "labels a second of the walk": round(L / seconds["walk"]) if "walk" in seconds else None,
         "peak GB": round(peak, 2),
         "clusters": finest,
         "cosine": round(quality[f"cosine_{finest}"], 4),
         "random": round(quality[f"random_cosine_{finest}"], 4),
     }
+
+
+def data_of(L: int, N: int, corpus: Path | None) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
+    """(N, V) features and (N, L) labels: a corpus's where one is given, synthetic ones else."""
+    if corpus is None:
+        return synthetic(L, N)
+    found = Corpus.load(corpus, ["train"])
+    train = found.splits["train"]
+    return Tfidf.fit(train.texts, 1, 2, 500_000)[1], train.Y[:, : found.vocabulary.L].tocsr()
 
 
 def synthetic(L: int, N: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:

@@ -8,11 +8,27 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import yaml
 
-from benchmarks import calibration, curve, drift, fresh, judgement, label_trees, mixture, speed, steps, warm_start
+import benchmarks.__main__ as whole_table
+from benchmarks import (
+    calibration,
+    curve,
+    drift,
+    fresh,
+    growth,
+    indexers,
+    judgement,
+    label_trees,
+    mixture,
+    reading,
+    speed,
+    steps,
+    warm_start,
+)
 from cascadexml import Predictor
 from cascadexml.artifact import open_artifact
 from cascadexml.data.corpus import Corpus
@@ -154,6 +170,68 @@ def test_label_trees(bench: Bench, inputs: Inputs) -> None:
     (real,) = bench(label_trees, "--corpus", inputs.corpus, "--hops", 0)
     assert real["labels"] == Corpus.load(inputs.corpus).vocabulary.L
     assert list(real["seconds"]) == ["features", "tree"]
+
+
+def test_indexers(inputs: Inputs, tmp_path: Path) -> None:
+    """Without the foreign package: ours against clusters by chance stands in for theirs."""
+    L, C = indexers.hand_over(700, 900, None, tmp_path)
+    ours = indexers.our_tree(tmp_path, C)
+    np.save(tmp_path / "theirs.npy", np.random.default_rng(0).permutation(np.arange(L) % C))
+    line = indexers.compare(tmp_path, [ours], [{"features": ours["features"], "tree": 3.0, "peak GB": 2.0}])
+    assert (line["labels"], line["ours"]["clusters"], line["theirs"]["clusters"]) == (700, C, C)
+    assert line["times the cosine"] > 1.02
+    assert line["theirs"]["cosine"] == pytest.approx(line["theirs"]["random"], rel=0.02)
+    assert line["times the memory"] == pytest.approx(ours["peak GB"] / 2, abs=0.01)
+
+
+def test_reading(bench: Bench, inputs: Inputs) -> None:
+    (line,) = bench(reading, inputs.corpus, "--texts", 400, "--rounds", 1)
+    assert line["texts"] == 400
+    assert 0 < line["rate over the bare tokenizer's"] < 10
+    assert 0 < line["batch over the encoder's step"] < 1
+
+
+def test_growth(bench: Bench, tmp_path: Path) -> None:
+    made = [{"labels": 10**n, "seconds a step": 2.0 * 10 ** (n / 2), "peak GB": 3.0} for n in (3, 4, 6)]
+    made += [{"labels": 10**n, "seconds": {"walk": 1.0, "tree": 9.0 ** (n - 3) - 1}, "peak GB": 1} for n in (3, 4)]
+    (tmp_path / "lines").write_text("".join(json.dumps(line) + "\n" for line in made), encoding="utf-8")
+    lines = bench(growth, tmp_path / "lines", "--picture", tmp_path / "growth.svg")
+    found = {line["cost"]: line["exponents"] for line in lines}
+    assert found == {
+        "seconds a training step": [0.5, 0.5],
+        "GB of a training": [0, 0],
+        "seconds of the label side": [0.95],
+        "GB of the label side": [0],
+    }
+    assert "seconds a training step" in (tmp_path / "growth.svg").read_text(encoding="utf-8")
+
+
+def test_the_table_of_all(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """What scripts print stands against what is wanted; one that fails is named, and the others stand."""
+    monkeypatch.setattr(
+        whole_table,
+        "SCRIPTS",
+        {
+            "label_trees": whole_table.Script(("--labels", "600", "--documents", "700", "--hops", "0"), ()),
+            "growth": whole_table.Script(("{out}/nothing.jsonl", "--picture", "{out}/growth.svg"), ()),
+        },
+    )
+    rows = [
+        whole_table.Row("leaf clusters", "≤ 2", 2, "label_trees", whole_table.at(600, "clusters")),
+        whole_table.Row("their cosine", "≥ 0.1", 0.1, "label_trees", whole_table.first("cosine")),
+        whole_table.Row("of other numbers", "≤ 1", 1, "label_trees", whole_table.at(601, "cosine")),
+        whole_table.Row("growth", "≤ 1", 1, "growth", whole_table.steepest("anything")),
+    ]
+    monkeypatch.setattr(whole_table, "ROWS", rows)
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "--out", str(tmp_path)])
+    with pytest.raises(SystemExit):
+        whole_table.main()
+    told = capsys.readouterr()
+    (line,) = map(json.loads, (tmp_path / "label_trees.jsonl").read_text(encoding="utf-8").splitlines())
+    assert f"| leaf clusters | ≤ 2 | {line['clusters']:g} | missed |" in told.out
+    assert f"| their cosine | ≥ 0.1 | {line['cosine']:g} | reached |" in told.out
+    assert "other numbers" not in told.out
+    assert "error: growth failed" in told.err
 
 
 def test_curve(bench: Bench, tmp_path: Path) -> None:

@@ -56,4 +56,8 @@ class Work:
             with self.timed(split):
                 scores = score(split)
             sparse.save_npz(self.out / f"{split}.npz", sparse.csr_matrix(scores))
+        self.write_times()
+
+    def write_times(self) -> None:
+        """Write what the blocks took; the last that a program does."""
         (self.out / "times.json").write_text(json.dumps(self._times), encoding="utf-8")

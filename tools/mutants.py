@@ -418,8 +418,8 @@ MUTANTS = (
         "cascadexml/training/optimisers.py",
         "tests/training/test_fit.py",
         (
-            "                lean.pop(name).copy_(value)",
-            "                lean.pop(name)",
+            "                of_heads.pop(name).copy_(value)",
+            "                of_heads.pop(name)",
             "test_an_interrupted_run_goes_on_to_the_same_bits",
         ),
     ),

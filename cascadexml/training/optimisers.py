@@ -1,4 +1,4 @@
-"""How weights learn: AdamW for the encoder and dense heads, lean heads by their own updates; clipped together."""
+"""How weights learn: parameters by AdamW, the rows of some heads by their own updates; clipped together."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,6 @@ import torch
 from torch import Tensor, nn
 
 from cascadexml.config import TrainSettings
-from cascadexml.rankers.cascade.lean_head import LeanHead
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.training.distributed import Group
 from cascadexml.training.schedule import BETA2, Schedule
@@ -26,41 +25,34 @@ class Optimizer:
         self.network, self.settings, self.schedule, self.group = network, settings, schedule, group
         self.parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
         self.adamw = build_adamw(network, settings)
-        self.lean = {f"head_{r}": head for r, head in enumerate(network.heads) if isinstance(head, LeanHead)}
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
         self.adamw.zero_grad()
-        for head in self.lean.values():
-            head.pending.clear()
+        for head in self.network.heads:
+            head.forget()
 
     def step(self, step: int) -> None:
         """Learn from the gradients of step number `step`, from 0: the processes' together, clipped together."""
         self.schedule.apply(self.adamw, step)
         self.group.sum_gradients(self.network.replicated)
-        for head in self.lean.values():
+        for head in self.network.heads:
             head.gather(self.group.gather)
         factor = self._clip()
         self.adamw.step()
         rate = self.settings.lean_lr * self.schedule.factor(step)
-        for head in self.lean.values():
+        for head in self.network.heads:
             head.update(rate, self.settings.head_weight_decay, factor)
 
     def _clip(self) -> float | Tensor:
-        """Clip AdamW's gradients, and give the factor for those of lean heads."""
+        """Clip AdamW's gradients, and give the factor for those that wait in heads."""
         most = self.settings.clip_norm
         if most is None:
             return 1.0
-        if not self.lean:
-            nn.utils.clip_grad_norm_(self.parameters, most)
-            return 1.0
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        square = nn.utils.get_total_norm(gradients).square()
-        for head in self.lean.values():
-            square = square + head.gradient_square()
-        # As clip_grad_norm_ does it.
-        norm = square.sqrt()
+        norm = nn.utils.get_total_norm([*gradients, *(n for head in self.network.heads for n in head.gradient_norms())])
         nn.utils.clip_grads_with_norm_(self.parameters, most, norm)
+        # As clip_grads_with_norm_ does it.
         return (most / (norm + 1e-6)).clamp(max=1.0)
 
     def state(self) -> dict[str, Tensor]:
@@ -70,9 +62,7 @@ class Optimizer:
             for index, moments in self.adamw.state_dict()["state"].items()
             for name, value in moments.items()
         }
-        for prefix, head in self.lean.items():
-            state |= {f"{prefix}.{name}": value for name, value in head.training_state().items()}
-        return state
+        return state | self._of_heads()
 
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave.
@@ -81,16 +71,20 @@ class Optimizer:
             KeyError, ValueError, RuntimeError: it is that of another network.
         """
         moments: dict[int, dict[str, Tensor]] = {}
-        lean = {f"{prefix}.{name}": to for prefix, h in self.lean.items() for name, to in h.training_state().items()}
+        of_heads = self._of_heads()
         for name, value in state.items():
-            if name in lean:
-                lean.pop(name).copy_(value)
+            if name in of_heads:
+                of_heads.pop(name).copy_(value)
             else:
                 index, key = name.split(".", 1)
                 moments.setdefault(int(index), {})[key] = value
-        if lean:
-            raise KeyError(next(iter(lean)))
+        if of_heads:
+            raise KeyError(next(iter(of_heads)))
         self.adamw.load_state_dict({"state": moments, "param_groups": self.adamw.state_dict()["param_groups"]})
+
+    def _of_heads(self) -> dict[str, Tensor]:
+        heads = enumerate(self.network.heads)
+        return {f"head_{r}.{name}": value for r, head in heads for name, value in head.training_state().items()}
 
 
 def build_adamw(model: CascadeXML, settings: TrainSettings) -> torch.optim.AdamW:

@@ -6,7 +6,7 @@ are stored and updated is known in this module alone: others see a `Head`, and a
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -57,6 +57,11 @@ class Head(nn.Module, ABC):
     def slots(self) -> Tensor:
         """(P·m,) int64: all slots, padding included."""
         return torch.arange(self.P * self.m, device=self.device)
+
+    def children_of(self, parents: Tensor) -> Tensor:
+        """(B, K) parents → the (B, K·m) slots of their children."""
+        offsets = torch.arange(self.m, device=parents.device)
+        return (parents.unsqueeze(2) * self.m + offsets).flatten(1)
 
     @abstractmethod
     def forward(self, h: Tensor, parents: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -147,8 +152,62 @@ class Head(nn.Module, ABC):
     def replicated(self) -> Sequence[Tensor]:
         """What each process of a training holds whole: copied from the first; gradients of parameters are summed."""
 
+    def forget(self) -> None:
+        """Forget the gradients that wait in this head; those of parameters are the gradient optimiser's."""
+        return
 
-class DenseHead(Head):
+    def gather(self, together: Callable[[Tensor], Tensor]) -> None:
+        """Let every process have the gradients that wait in any; `together` gives all processes' tensors, by rank."""
+        return
+
+    def gradient_norms(self) -> list[Tensor]:
+        """The lengths (scalars) of the gradients that wait in this head, for clipping."""
+        return []
+
+    def update(self, rate: float, decay: float, factor: float | Tensor = 1.0) -> None:
+        """One step with the gradients that wait in this head, after which none do.
+
+        Args:
+            rate: learning rate.
+            decay: every row shrinks by rate · decay; biases do not.
+            factor: what gradients are multiplied by, for clipping.
+        """
+        return
+
+    def training_state(self) -> Mapping[str, Tensor]:
+        """What a checkpoint keeps besides rows and biases, by name; to be filled in place."""
+        return {}
+
+
+class MatrixHead(Head):
+    """Rows as one matrix and biases as one vector, in tree order.
+
+    Args:
+        children: as of `Head`.
+        d: as of `Head`.
+        dropout: rate on the vectors in training.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, children: Tensor, d: int, dropout: float) -> None:
+        super().__init__(children, d)
+        self.dropout = nn.Dropout(dropout)
+
+    @torch.no_grad()
+    def start_at_zero(self) -> None:
+        """As of `Head`."""
+        self.weight.zero_()
+        self.bias.zero_()
+
+    @torch.no_grad()
+    def shift_biases(self, by: float) -> None:
+        """As of `Head`."""
+        self.bias.add_(by)
+
+
+class DenseHead(MatrixHead):
     """All rows as one float32 matrix in tree order, W (P·m, d), on one device; each process holds a copy.
 
     Args:
@@ -157,9 +216,11 @@ class DenseHead(Head):
         dropout: rate on the vectors in training.
     """
 
+    weight: nn.Parameter
+    bias: nn.Parameter
+
     def __init__(self, children: Tensor, d: int, dropout: float) -> None:
-        super().__init__(children, d)
-        self.dropout = nn.Dropout(dropout)
+        super().__init__(children, d, dropout)
         self.weight = nn.Parameter(torch.empty(self.P * self.m, d))
         self.bias = nn.Parameter(torch.zeros(self.P * self.m))
 
@@ -171,7 +232,7 @@ class DenseHead(Head):
             logits = functional.linear(h, self.weight, self.bias)
             valid = self.valid.expand(h.shape[0], -1)
         else:
-            slots = self._children(parents)
+            slots = self.children_of(parents)
             B, K = parents.shape
             if self.P <= DENSE_RATIO * B / (B + READ) * K:
                 logits = functional.linear(h, self.weight, self.bias).gather(1, slots)
@@ -180,11 +241,6 @@ class DenseHead(Head):
                 logits = torch.einsum("bsd,bd->bs", rows, h) + self.bias[slots]
             valid = self.valid[slots]
         return logits.masked_fill(~valid, -torch.inf), slots
-
-    def _children(self, parents: Tensor) -> Tensor:
-        """(B, K) parents → (B, K·m) slots."""
-        offsets = torch.arange(self.m, device=parents.device)
-        return (parents.unsqueeze(2) * self.m + offsets).flatten(1)
 
     @torch.no_grad()
     def score_all(self, h: Tensor) -> Tensor:
@@ -198,20 +254,9 @@ class DenseHead(Head):
         self.bias.zero_()
 
     @torch.no_grad()
-    def start_at_zero(self) -> None:
-        """As of `Head`."""
-        self.weight.zero_()
-        self.bias.zero_()
-
-    @torch.no_grad()
     def add_to_rows(self, slots: Tensor, vectors: Tensor) -> None:
         """As of `Head`."""
         self.weight.index_add_(0, slots, vectors)
-
-    @torch.no_grad()
-    def shift_biases(self, by: float) -> None:
-        """As of `Head`."""
-        self.bias.add_(by)
 
     @torch.no_grad()
     def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,7 @@ classifiers with stochastic rounding and fused updates; Jain et al., Renee (2023
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cascadexml.rankers.cascade.heads import Head, blocks
+from cascadexml.rankers.cascade.heads import MatrixHead, blocks
 
 FINENESS = 64.0
 """A residual this many times smaller than its document's largest is thinned out."""
@@ -48,7 +48,7 @@ class Residual:
     values: Tensor
 
 
-class LeanHead(Head):
+class LeanHead(MatrixHead):
     """Rows scale · V in tree order, V (P·m, d) in `dtype`; trained by `update` and not by a gradient optimiser.
 
     Args:
@@ -61,8 +61,6 @@ class LeanHead(Head):
             all.
     """
 
-    weight: Tensor
-    bias: Tensor
     scale: Tensor
     row_squares: Tensor
     bias_squares: Tensor
@@ -75,8 +73,7 @@ class LeanHead(Head):
         dtype: torch.dtype = torch.bfloat16,
         fineness: float | None = FINENESS,
     ) -> None:
-        super().__init__(children, d)
-        self.dropout = nn.Dropout(dropout)
+        super().__init__(children, d, dropout)
         self.fineness = fineness
         size = self.P * self.m
         self.register_buffer("weight", torch.empty(size, d, dtype=dtype))
@@ -95,8 +92,7 @@ class LeanHead(Head):
         logits: Tensor = _Scores.apply(h, parents, self)  # type: ignore[no-untyped-call]
         if parents is None:
             return logits.masked_fill(~self.valid, -torch.inf), self.slots.expand(h.shape[0], -1)
-        offsets = torch.arange(self.m, device=parents.device)
-        slots = (parents.unsqueeze(2) * self.m + offsets).flatten(1)
+        slots = self.children_of(parents)
         return logits.masked_fill(~self.valid[slots], -torch.inf), slots
 
     def score(self, h: Tensor, parents: Tensor | None) -> Tensor:
@@ -118,9 +114,7 @@ class LeanHead(Head):
                     wide[:n].copy_(stored[:n])
                     part = found[b, start * self.m : (start + n) * self.m]
                     torch.mv(wide[:n].view(-1, self.d), h[b], out=part)
-            offsets = torch.arange(self.m, device=parents.device)
-            slots = (parents.unsqueeze(2) * self.m + offsets).flatten(1)
-            return found.mul_(self.scale.float()).add_(self.bias[slots])
+            return found.mul_(self.scale.float()).add_(self.bias.view(self.P, self.m)[parents].flatten(1))
 
     def _score_every_slot(self, h: Tensor) -> Tensor:
         with torch.autocast(h.device.type, enabled=False):
@@ -140,7 +134,7 @@ class LeanHead(Head):
         return back.mul_(self.scale.float())
 
     def gather(self, together: Callable[[Tensor], Tensor]) -> None:
-        """Let every process have what all of them put by; `together` gives all processes' tensors, by rank.
+        """As of `Head`.
 
         Documents' vectors and residuals go round, not rows: the rows' gradients are made of them by each process.
         """
@@ -158,15 +152,13 @@ class LeanHead(Head):
             total += rows.square().sum() + biases.square().sum()
         return total
 
+    def gradient_norms(self) -> list[Tensor]:
+        """As of `Head`."""
+        return [self.gradient_square().sqrt()]
+
     @torch.no_grad()
     def update(self, rate: float, decay: float, factor: float | Tensor = 1.0) -> None:
-        """One step with the gradients that wait: row-wise Adagrad, rounded at random to what rows are stored in.
-
-        Args:
-            rate: learning rate.
-            decay: every row shrinks by rate · decay; biases do not.
-            factor: what gradients are multiplied by, for clipping.
-        """
+        """As of `Head`: row-wise Adagrad, rounded at random to what rows are stored in."""
         self.scale.mul_(1 - rate * decay)
         if self.scale < HALF:
             # Exact in any binary format.
@@ -182,6 +174,10 @@ class LeanHead(Head):
             squares = self.bias_squares[slots] + biases.square()
             self.bias_squares[slots] = squares
             self.bias[slots] -= rate * biases / (squares.sqrt() + EPSILON)
+        self.forget()
+
+    def forget(self) -> None:
+        """As of `Head`."""
         self.pending = []
 
     def _gradients(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -193,9 +189,10 @@ class LeanHead(Head):
         h = functional.pad(found.h, (0, 1), value=1.0)
         touched, counts = torch.unique_consecutive(slots, return_counts=True)
         ends = counts.cumsum(0)
-        for start in range(0, touched.numel(), UPDATED):
+        # One read for all parts: on a GPU each waits for the work that is queued.
+        bounds = [0, *ends[UPDATED - 1 : -1 : UPDATED].tolist(), slots.numel()]
+        for start, (first, last) in zip(range(0, touched.numel(), UPDATED), itertools.pairwise(bounds), strict=False):
             part = slice(start, start + UPDATED)
-            first, last = int(ends[start] - counts[start]), int(ends[part][-1])
             offsets = ends[part] - counts[part] - first
             gradients = functional.embedding_bag(
                 documents[first:last], h, offsets, mode="sum", per_sample_weights=values[first:last]
@@ -217,8 +214,8 @@ class LeanHead(Head):
         none = torch.zeros(0, dtype=torch.long, device=self.device)
         return Residual(torch.zeros(0, self.d, device=self.device), none, none, none.float())
 
-    def training_state(self) -> dict[str, Tensor]:
-        """What a checkpoint keeps besides the rows."""
+    def training_state(self) -> Mapping[str, Tensor]:
+        """As of `Head`: Adagrad's sums."""
         return {"row_squares": self.row_squares, "bias_squares": self.bias_squares}
 
     @torch.no_grad()
@@ -235,23 +232,12 @@ class LeanHead(Head):
         self.bias.fill_(SELDOM)
 
     @torch.no_grad()
-    def start_at_zero(self) -> None:
-        """As of `Head`."""
-        self.weight.zero_()
-        self.bias.zero_()
-
-    @torch.no_grad()
     def add_to_rows(self, slots: Tensor, vectors: Tensor) -> None:
         """As of `Head`; sums of few vectors are rounded at random, so that those of many are right in expectation."""
         touched, places = torch.unique(slots, return_inverse=True)
         sums = torch.zeros(touched.numel(), self.d, device=self.device).index_add_(0, places, vectors.float())
         rows, biases = self.rows(touched)
         self.set_rows(touched, rows + sums, biases)
-
-    @torch.no_grad()
-    def shift_biases(self, by: float) -> None:
-        """As of `Head`."""
-        self.bias.add_(by)
 
     @torch.no_grad()
     def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:

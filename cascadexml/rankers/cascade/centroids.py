@@ -16,7 +16,7 @@ from torch.nn import functional
 
 from cascadexml.data.tokens import TokenStore, length_bucketed
 from cascadexml.progress import Progress
-from cascadexml.rankers.cascade.heads import Head, blocks
+from cascadexml.rankers.cascade.heads import BLOCK, Head, blocks
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.rankers.cascade.positives import LevelPositives
 
@@ -43,25 +43,54 @@ def start_at_centroids(
     means = [x.mean(0) for x in sampled]
     spreads = [(x - mean).norm(dim=1).mean().clamp(min=1e-6) for x, mean in zip(sampled, means, strict=True)]
     counts = [torch.zeros(head.slots.numel(), device=device) for head in model.heads]
-    for head in model.heads:
-        head.start_at_zero()
+    sums = [_Sums(head) for head in model.heads]
     done = 0
     for rows in length_bucketed(tokens.lengths, batch_size):
         batch = tokens.batch(rows)
         vectors = model.vectors(batch.input_ids.to(device), batch.attention_mask.to(device))
         for r, (documents, slots) in enumerate(positives.batch(rows, device)):
             units = functional.normalize(vectors[r].float() - means[r], dim=1)
-            model.heads[r].add_to_rows(slots, units[documents])
+            sums[r].add(documents, slots, units)
             counts[r].index_add_(0, slots, torch.ones_like(slots, dtype=torch.float32))
         done += rows.size
         progress("centroids", done, N, {})
     for r, head in enumerate(model.heads):
+        sums[r].finish()
         for slots in blocks(head.slots):
-            sums, _ = head.rows(slots)
-            directions = CONCENTRATION / spreads[r] * functional.normalize(sums, dim=1)
+            summed, _ = head.rows(slots)
+            directions = CONCENTRATION / spreads[r] * functional.normalize(summed, dim=1)
             priors = torch.log(counts[r][slots].clamp(min=0.5) / N)
             head.set_rows(slots, directions, priors - directions @ means[r])
         head.shift_biases(-_surplus(head, sampled[r], float(counts[r].sum()) / N))
+
+
+class _Sums:
+    """Sums of documents' vectors in a head's rows, many pairs at a time.
+
+    A head that keeps rows in 16 bits rounds a row at each addition. Batch by batch the row of a label with 5,000
+    documents would be off by 6.5 % of its length.
+    """
+
+    def __init__(self, head: Head) -> None:
+        self.head = head
+        self.pairs, self.documents = 0, 0
+        self.waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+        head.start_at_zero()
+
+    def add(self, documents: Tensor, slots: Tensor, vectors: Tensor) -> None:
+        """Add, for each of n pairs, the vector of one of B documents (B, d) to the row of a slot."""
+        self.waiting.append((documents + self.documents, slots, vectors))
+        self.documents += vectors.shape[0]
+        self.pairs += slots.numel()
+        if self.pairs >= BLOCK:
+            self.finish()
+
+    def finish(self) -> None:
+        """Add what waits."""
+        if self.waiting:
+            documents, slots, vectors = (torch.cat(parts) for parts in zip(*self.waiting, strict=True))
+            self.head.add_to_rows(slots, vectors[documents])
+        self.pairs, self.documents, self.waiting = 0, 0, []
 
 
 @torch.no_grad()

@@ -84,7 +84,7 @@ def measure(L: int, heads: str, arguments: argparse.Namespace) -> dict[str, Any]
             propensity_a=0.55,
             propensity_b=1.5,
         )
-        network = build_network(run, torch.device("cpu"))
+        network = build_network(run, torch.device("cpu"), Group())
         stepper = Stepper(run, network, LevelPositives(labels(len(texts), L), tree), Schedule(10**6, 0, 0), Group())
         bare = Bare(run)
         rows = np.random.default_rng(0).permutation(len(texts))[: arguments.batch * (arguments.steps + 1)]

@@ -409,9 +409,20 @@ MUTANTS = (
             "test_a_checkpoint_of_another_run_is_refused_by_name",
         ),
         (
-            "        optimizer.load_state(load_file(path",
-            "        dict(load_file(path",
+            "        optimizer.load_state(state)\n",
+            "        dict(state)\n",
             "test_an_interrupted_run_goes_on_to_the_same_bits",
+        ),
+        (
+            "    if written != shares:",
+            "    if False:",
+            "tests/integration/test_sharded_training.py"
+            "::test_a_checkpoint_of_another_number_of_processes_is_refused_in_one_sentence",
+        ),
+        (
+            '            state |= load_file(path / part_name("optimizer", group.rank))\n',
+            "",
+            "tests/integration/test_sharded_training.py::test_killed_again_and_again_a_group_ends_with_the_same_bits",
         ),
     ),
     *_in(
@@ -432,9 +443,15 @@ MUTANTS = (
             "test_thinned_residuals_teach_the_same_in_the_mean",
         ),
         (
-            "        part.add_(noise[shift : shift + part.numel()])",
-            "        pass",
+            "    bits.add_(noise[slots % noise.shape[0]])\n",
+            "",
             "test_what_is_stored_in_16_bits_is_right_in_the_mean",
+        ),
+        (
+            "noise[slots % noise.shape[0]]",
+            "noise[torch.arange(len(slots)) % noise.shape[0]]",
+            "tests/rankers/cascade/test_sharded_head.py"
+            "::test_a_rows_noise_goes_by_its_slot_and_not_by_what_is_rounded_with_it",
         ),
         (
             "documents = together(own.documents) + starts",
@@ -445,6 +462,30 @@ MUTANTS = (
             "            self.scale.div_(HALF)\n",
             "",
             "test_decay_alone_goes_on_exactly_for_ever",
+        ),
+    ),
+    *_in(
+        "cascadexml/rankers/cascade/sharded_head.py",
+        "tests/rankers/cascade/test_sharded_head.py",
+        (
+            "torch.stack([documents + before, slots], dim=1)",
+            "torch.stack([documents, slots], dim=1)",
+            "test_shares_score_and_learn_as_a_plain_computation_of_all_rows",
+        ),
+        (
+            "return back[before : before + h.shape[0]]",
+            "return back[: h.shape[0]]",
+            "test_shares_score_and_learn_as_a_plain_computation_of_all_rows",
+        ),
+        (
+            "return self.peers.sum(super().gradient_square())",
+            "return super().gradient_square()",
+            "test_shares_score_and_learn_as_a_plain_computation_of_all_rows",
+        ),
+        (
+            "(P * rank // peers.size for rank in",
+            "(P // peers.size * rank for rank in",
+            "test_shares_score_and_learn_as_a_plain_computation_of_all_rows",
         ),
     ),
     *_in(
@@ -469,8 +510,8 @@ MUTANTS = (
         "cascadexml/training/selection.py",
         "tests/training/test_fit.py",
         (
-            "if position.best is None or value > position.best:",
-            "if True:",
+            "better = position.best is None or value > position.best",
+            "better = True",
             "test_the_best_weights_are_kept_and_not_the_last",
         ),
         (
@@ -488,17 +529,20 @@ MUTANTS = (
         "cascadexml/training/fit.py",
         "tests/training/test_fit.py",
         (
-            "            position, curves = load_checkpoint(last, self.run.fingerprint, self.network, "
-            "self.stepper.optimizer)\n",
-            "            position, curves = load_checkpoint(last, self.run.fingerprint, self.network, "
-            "self.stepper.optimizer)\n"
-            "            position = dataclasses.replace(position, step=0)\n",
+            "            for step, figures in curves:\n",
+            "            position = dataclasses.replace(position, step=0)\n            for step, figures in curves:\n",
             "test_an_interrupted_run_goes_on_to_the_same_bits",
         ),
         (
             "seed=self.run.seed, epoch=epoch)[place:]",
             "seed=self.run.seed, epoch=epoch)[:]",
             "test_an_interrupted_run_goes_on_to_the_same_bits",
+        ),
+        (
+            "        if self.network.shared and not self.run.selects:",
+            "        if False:",
+            "tests/integration/test_sharded_training.py"
+            "::test_without_dev_the_last_weights_of_all_processes_are_saved",
         ),
     ),
     *_in(

@@ -62,6 +62,11 @@ class TrainSettings:
         "batch touching few of them; `auto`: lean for resolutions of 65,536 nodes and more",
     )
     lean_rows: Literal["bf16", "fp32"] = knob("bf16", meaning="what lean classifiers keep their rows in")
+    sharded: bool = knob(
+        False,
+        meaning="each of several processes (torchrun) holds only its range of the lean classifiers' clusters; with one "
+        "process it changes nothing",
+    )
     lean_lr: float = knob(3e-2, low=0.0, high=1.0, meaning="peak learning rate of lean classifiers")
     warmup_epochs: float = knob(0.1, low=0.0, meaning="the learning rate rises over these")
     cosine_epochs: float = knob(0.6, low=0.0, meaning="and falls over these, at the end")

@@ -37,17 +37,23 @@ class Group:
 
     def gather(self, value: Tensor) -> Tensor:
         """Every process's tensor, one below the other by rank; they may differ in their first dimension."""
+        return torch.cat(self.gather_parts(value))
+
+    def gather_parts(self, value: Tensor) -> list[Tensor]:
+        """Every process's tensor, by rank; they may differ in their first dimension."""
         if self.size == 1:
-            return value
+            return [value]
         own = torch.tensor([value.shape[0]], device=value.device)
         sizes = [torch.zeros_like(own) for _ in range(self.size)]
         distributed.all_gather(sizes, own)
         counts = [int(size) for size in sizes]
+        if not any(counts):
+            return [value] * self.size
         padded = value.new_zeros(max(counts), *value.shape[1:])
         padded[: value.shape[0]] = value
         parts = [torch.zeros_like(padded) for _ in range(self.size)]
         distributed.all_gather(parts, padded)
-        return torch.cat([part[:count] for part, count in zip(parts, counts, strict=True)])
+        return [part[:count] for part, count in zip(parts, counts, strict=True)]
 
     def sum(self, value: Tensor) -> Tensor:
         """Add up a tensor over the processes."""
@@ -62,6 +68,10 @@ class Group:
         flag = torch.tensor([int(value)], device=device)
         distributed.broadcast(flag, src=0)
         return bool(flag.item())
+
+    def meet(self, device: torch.device) -> None:
+        """Wait until every process is here."""
+        self.sum(torch.zeros(1, device=device)).tolist()
 
     def copy_from_lead(self, tensors: Sequence[Tensor]) -> None:
         """Give every process rank 0's values, in place."""

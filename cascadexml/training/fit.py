@@ -27,6 +27,7 @@ from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.training.checkpoint import Position, load_checkpoint, save_checkpoint
 from cascadexml.training.curves import Curves, Record
 from cascadexml.training.distributed import Group, joined
+from cascadexml.training.parts import Parts
 from cascadexml.training.run import Run
 from cascadexml.training.schedule import Schedule
 from cascadexml.training.selection import Selection
@@ -61,7 +62,8 @@ def fit(
 
     Killed at any moment, the next call with the same arguments goes on from the last checkpoint and ends with the same
     weights, bit for bit on a CPU. With several processes (torchrun) each works on its share of every global batch's
-    micro-batches, so the result is that of one process up to the order of floating-point sums.
+    micro-batches, so the result is that of one process up to the order of floating-point sums; with `train.sharded`
+    each also holds only its share of the rows of lean classifiers.
 
     Args:
         run: data, settings and seed.
@@ -72,7 +74,8 @@ def fit(
         curves: file for all that `record` was given, as JSON, complete before `out` is there; None writes none.
 
     Raises:
-        TrainingError: out of memory, a loss that is not finite, or a checkpoint of another run.
+        TrainingError: out of memory, a loss that is not finite, or a checkpoint of another run or of another number of
+            processes that share classifiers.
         ConfigError: settings that do not fit the encoder, the tokens, the tree, the base or this machine.
         EncoderError: the encoder cannot be found or used.
         FormatError: the base or a checkpoint is truncated, tampered with, of another kind or version.
@@ -113,11 +116,12 @@ class Trainer:
         self.batches_per_epoch = math.ceil(len(run.tokens["train"]) / run.settings.batch_size)
         self.schedule = Schedule.of(run.settings, self.batches_per_epoch)
         self.tokenizer = tokenizer_of(run)
-        self.network = build_network(run, device)
+        self.network = build_network(run, device, group)
         self.positives = LevelPositives(run.corpus.splits["train"].Y, run.tree)
         self.stepper = Stepper(run, self.network, self.positives, self.schedule, group)
         self.curves = Curves(run.settings, self.schedule, group, progress, record)
-        self.selection = Selection(run, self.stepper, self.curves, self.folder / "best")
+        self.parts = Parts(self.folder / "parts", group, device)
+        self.selection = Selection(run, self.stepper, self.curves, self.folder / "best", self.parts)
 
     def train(self, out: Path, curves: Path | None = None) -> FitResult:
         """Train to the end, write what was recorded to `curves` and the selected ranker to `out`."""
@@ -126,13 +130,16 @@ class Trainer:
             if self.run.settings.compile:
                 self.network.encoder.compile(dynamic=True)
             position = self._go_on(position)
+        if self.network.shared and not self.run.selects:
+            self.selection.keep()
         if self.group.leads:
             if curves is not None:
                 with beside(curves) as new:
                     new.write_text(json.dumps(self.curves.kept), encoding="utf-8")
             best, network = self.selection.best, self.network
-            if best.exists() and position.best_step != position.step:
-                network = CascadeXML.load(best, str(self.stepper.device))
+            # Of heads that processes share this one holds a part; what was kept is whole, and stays in its file.
+            if best.exists() and (network.shared or position.best_step != position.step):
+                network = CascadeXML.load(best)
             CascadeRanker(network, self.tokenizer, self.run.tokens["train"].max_length).save(out)
             shutil.rmtree(self.folder, ignore_errors=True)
         return FitResult(position.step, position.best_step, position.best)
@@ -141,7 +148,9 @@ class Trainer:
         """Where the last checkpoint stands, or the first weights."""
         last = self.folder / "last"
         if last.exists():
-            position, curves = load_checkpoint(last, self.run.fingerprint, self.network, self.stepper.optimizer)
+            position, curves = load_checkpoint(
+                last, self.run.fingerprint, self.network, self.stepper.optimizer, self.group
+            )
             for step, figures in curves:
                 self.curves.keep(step, figures)
             log.info("resuming at step %d of %d from %s", position.step, self.schedule.steps, last)
@@ -157,6 +166,11 @@ class Trainer:
         interval = max(1, math.ceil(self.batches_per_epoch / settings.evaluations_per_epoch))
         batches = self._batches(position.step)
         saved, cost = time.monotonic(), 0.0
+
+        def due() -> bool:
+            apart = 60 * settings.checkpoint_minutes
+            return time.monotonic() - saved >= (max(apart, cost / CHECKPOINT_SHARE) if apart else 0.0)
+
         self.curves.start_clock()
         while position.step < steps and not position.stopped:
             rows = next(batches)
@@ -166,20 +180,18 @@ class Trainer:
             if self.run.selects and (position.step % interval == 0 or position.step == steps):
                 position = self.selection.evaluate(position)
             # Only where the losses have just been reported, so that no sum under way needs keeping.
-            apart = 60 * settings.checkpoint_minutes
-            due = reported and time.monotonic() - saved >= (max(apart, cost / CHECKPOINT_SHARE) if apart else 0.0)
-            if self.group.leads and due and position.step < steps:
+            if reported and position.step < steps and self.group.lead_says(due(), self.stepper.device):
                 started = time.monotonic()
-                save_checkpoint(
-                    self.folder / "last",
-                    self.run.fingerprint,
-                    position,
-                    self.network,
-                    self.stepper.optimizer,
-                    self.curves.kept,
-                )
+                self._save(position)
                 cost, saved = time.monotonic() - started, time.monotonic()
         return position
+
+    def _save(self, position: Position) -> None:
+        optimizer = self.stepper.optimizer
+        parts = [*self.parts.lay("model", self.network.part()), *self.parts.lay("optimizer", optimizer.part())]
+        if self.group.leads:
+            last, kept = self.folder / "last", self.curves.kept
+            save_checkpoint(last, self.run.fingerprint, position, self.network, optimizer, kept, parts)
 
     def _batches(self, step: int) -> Iterator[npt.NDArray[np.int64]]:
         """The global batches from step number `step` on, epoch after epoch."""

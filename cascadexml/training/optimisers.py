@@ -64,6 +64,10 @@ class Optimizer:
         }
         return state | self._of_heads()
 
+    def part(self) -> dict[str, Tensor]:
+        """What of `state` lies in this process alone: that of the heads that processes share."""
+        return self._of_heads(shared_alone=True)
+
     def load_state(self, state: Mapping[str, Tensor]) -> None:
         """Go on from what `state` gave.
 
@@ -82,8 +86,8 @@ class Optimizer:
             raise KeyError(next(iter(of_heads)))
         self.adamw.load_state_dict({"state": moments, "param_groups": self.adamw.state_dict()["param_groups"]})
 
-    def _of_heads(self) -> dict[str, Tensor]:
-        heads = enumerate(self.network.heads)
+    def _of_heads(self, *, shared_alone: bool = False) -> dict[str, Tensor]:
+        heads = [(r, head) for r, head in enumerate(self.network.heads) if head.shared or not shared_alone]
         return {f"head_{r}.{name}": value for r, head in heads for name, value in head.training_state().items()}
 
 

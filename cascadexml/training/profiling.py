@@ -48,9 +48,10 @@ def profile_steps(run: Run, steps: int, progress: Progress = silent) -> str:
             f"its first {WARM_UP} steps."
         )
     device = device_of(run)
-    network = build_network(run, device)
+    group = Group()
+    network = build_network(run, device, group)
     positives = LevelPositives(run.corpus.splits["train"].Y, run.tree)
-    stepper = Stepper(run, network, positives, Schedule.of(run.settings, batches_per_epoch), Group())
+    stepper = Stepper(run, network, positives, Schedule.of(run.settings, batches_per_epoch), group)
     batches = length_bucketed(run.tokens["train"].lengths, run.settings.batch_size, seed=run.seed, epoch=0)
     for step in range(WARM_UP):
         stepper.step(step, batches[step])

@@ -39,11 +39,13 @@ def tokenizer_of(run: Run) -> "PreTrainedTokenizerBase":
     return tokenizer
 
 
-def build_network(run: Run, device: torch.device) -> CascadeXML:
+def build_network(run: Run, device: torch.device, group: Group) -> CascadeXML:
     """The network on `device`: a pre-trained encoder, the rest at random by the run's seed; the lowest layers frozen.
 
+    Where the settings say so, the processes of the group share the rows of lean heads.
+
     Raises:
-        ConfigError: the settings do not fit the encoder or the tree.
+        ConfigError: the settings do not fit the encoder, the tree or the number of processes.
         EncoderError: the encoder cannot be found or used.
     """
     torch.manual_seed(run.seed)
@@ -52,7 +54,13 @@ def build_network(run: Run, device: torch.device) -> CascadeXML:
     if device.type == "cpu" and in_bf16(run.settings, device):
         # PyTorch's fused attention for CPUs takes five times as long in bf16, backwards, as in float32.
         transformer.set_attn_implementation("eager")
-    network = CascadeXML(transformer, run.tree, config).to(device)
+    network = CascadeXML(transformer, run.tree, config, peers=group if run.settings.sharded else None).to(device)
+    if run.settings.sharded and group.size > 1 and not network.shared:
+        raise ConfigError(
+            f"train.sharded is true and {group.size} processes can share no classifier: none over a level of the label "
+            f"tree {list(run.tree.levels)} with as many clusters is lean; set train.heads to lean, start fewer "
+            "processes, or set train.sharded to false."
+        )
     network.freeze(run.settings.freeze_layers)
     log.info(
         "model: %d resolutions over clusters %s and %d labels, taps %s, shortlists %s",
@@ -77,8 +85,10 @@ def start_weights(run: Run, network: CascadeXML, positives: LevelPositives, grou
     if run.base is None and run.settings.head_init != "centroid":
         return
     tokens, size = run.tokens["train"], run.settings.micro_batch_size
-    if group.leads and run.base is None:
+    # Each sees to the rows that it holds; where all hold all, the first does the work.
+    works = group.leads or network.shared
+    if works and run.base is None:
         start_at_centroids(network, tokens, positives, size, run.seed, progress)
-    elif group.leads:
+    elif works:
         start_new_labels(network, first, tokens, run.corpus.splits["train"].Y, size, run.seed, progress)
     group.copy_from_lead(network.replicated)

@@ -54,7 +54,12 @@ class Stepper:
         self.optimizer.zero_grad()
         losses = torch.zeros(len(self.network.heads) + 1, device=self.device)
         size = settings.micro_batch_size
-        for micro in range(self.group.rank, math.ceil(rows.size / size), self.group.size):
+        micro_batches = math.ceil(rows.size / size)
+        for first in range(0, micro_batches, self.group.size):
+            micro = first + self.group.rank
+            if micro >= micro_batches:
+                self.network.attend()
+                continue
             # Dropout depends on the step and the micro-batch alone: neither a resumed run nor the number of processes
             # changes it, and no generator state needs keeping.
             self._seed(step, micro)
@@ -63,7 +68,7 @@ class Stepper:
             with record_function(BACKWARD):
                 total.backward()  # type: ignore[no-untyped-call]
             losses += torch.cat([levels.detach(), total.detach().unsqueeze(0)])
-        # Lean heads round at random, and alike on all processes.
+        # Lean heads round at random, and alike in all processes.
         self._seed(step, MICRO_BATCHES_LIMIT - 1)
         with record_function(UPDATE):
             self.optimizer.step(step)

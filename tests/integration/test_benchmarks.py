@@ -25,6 +25,7 @@ from benchmarks import (
     label_trees,
     mixture,
     reading,
+    shards,
     speed,
     steps,
     warm_start,
@@ -161,6 +162,16 @@ def test_steps(bench: Bench, inputs: Inputs) -> None:
         assert line["heads"] == [kind] * (len(line["levels"]) + 1)
         assert len(line["each"]) == 3
         assert min(line["over the encoder"], line["answer to 1 over the encoder"], line["peak GB"]) > 0
+
+
+def test_shards(bench: Bench, inputs: Inputs) -> None:
+    flags = ("--labels", 600, "--heads", "lean", "--batch", 8, "--tokens", 16, "--steps", 2, "--processes", 1, 2)
+    alone, whole, shared = bench(shards, inputs.corpus, *flags)
+    assert [(line["processes"], line["sharded"]) for line in (alone, whole, shared)] == [(1, 0), (2, 0), (2, 1)]
+    assert whole["bytes a process"] == alone["bytes a process"] * 2
+    # All but the coarsest resolution, which has one parent, is halved.
+    assert [2 * n / alone["bytes a process"][0] for n in shared["bytes a process"]] == pytest.approx([1, 1], rel=0.15)
+    assert min(line["over one process"] for line in (alone, whole, shared)) > 0
 
 
 def test_label_trees(bench: Bench, inputs: Inputs) -> None:

@@ -56,7 +56,7 @@ def start_at_centroids(
         progress("centroids", done, N, {})
     for r, head in enumerate(model.heads):
         sums[r].finish()
-        for slots in blocks(head.slots):
+        for slots in blocks(head.held):
             summed, _ = head.rows(slots)
             directions = CONCENTRATION / spreads[r] * functional.normalize(summed, dim=1)
             priors = torch.log(counts[r][slots].clamp(min=0.5) / N)
@@ -112,6 +112,6 @@ def _surplus(head: Head, x: Tensor, expected: float) -> float:
     low, high = -50.0, 200.0
     for _ in range(40):
         middle = (low + high) / 2
-        found = float(torch.sigmoid(logits - middle).sum(1).mean())
+        found = float(head.total(torch.sigmoid(logits - middle).sum(1)).mean())
         low, high = (middle, high) if found > expected else (low, middle)
     return 0.0 if math.isnan(low) else low

@@ -107,9 +107,31 @@ class Head(nn.Module, ABC):
         """(B,) losses of B documents from the (B, S) logits and targets of their scored slots."""
         return shortlist_loss(logits, targets)
 
+    @property
+    def shared(self) -> bool:
+        """Whether several processes share its rows: each holds some, and all must take part whenever it scores."""
+        return False
+
+    @property
+    def held(self) -> Tensor:
+        """(V,) int64: the slots whose rows this process holds, padding included."""
+        return self.slots
+
+    def holds(self, slots: Tensor) -> Tensor:
+        """(n,) bool: whether this process holds the rows of n slots."""
+        return torch.ones_like(slots, dtype=torch.bool)
+
+    def total(self, values: Tensor) -> Tensor:
+        """Values that each process has from the slots that it holds, added up over all processes."""
+        return values
+
+    def part(self) -> Mapping[str, Tensor]:
+        """What of `state_dict` lies in this process alone, by name: rows of consecutive slots, by rank."""
+        return {}
+
     @abstractmethod
     def score_all(self, h: Tensor) -> Tensor:
-        """(n, V) logits of n vectors (n, d) for the V slots that are no padding, in order, without dropout or gradient.
+        """(n, V) logits of n vectors (n, d) for the V held slots that are no padding, without dropout or gradient.
 
         The caller sees to it that n·V numbers fit memory.
         """
@@ -124,7 +146,10 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def add_to_rows(self, slots: Tensor, vectors: Tensor) -> None:
-        """Add vectors (n, d) to the rows of n slots, at float32's precision; a slot that stands twice gets both."""
+        """Add vectors (n, d) to the rows of n slots, at float32's precision; a slot that stands twice gets both.
+
+        Slots that are not held are passed over.
+        """
 
     @abstractmethod
     def shift_biases(self, by: float) -> None:
@@ -132,11 +157,11 @@ class Head(nn.Module, ABC):
 
     @abstractmethod
     def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:
-        """Copies of the rows (n, d) and biases (n,) of n slots. Go over many slots by `blocks`."""
+        """Copies of the rows (n, d) and biases (n,) of n held slots. Go over many slots by `blocks`."""
 
     @abstractmethod
     def set_rows(self, slots: Tensor, rows: Tensor, biases: Tensor) -> None:
-        """Set the rows (n, d) and biases (n,) of n slots; the others stay."""
+        """Set the rows (n, d) and biases (n,) of those of n slots that are held; the others stay."""
 
     def copy_rows(self, slots: Tensor, other: "Head", others: Tensor) -> None:
         """Give n slots the rows and biases that another head has in its slots `others` (n,), block by block."""

@@ -40,6 +40,13 @@ def rank_tokens(
     return _rank(network, tokens, K, batch_size, progress, None)
 
 
+def attend_ranking(network: CascadeXML, tokens: Tokens, batch_size: int = BATCH_SIZE) -> None:
+    """Take part in the `rank_tokens` of another process that shares heads with this one, over the same documents."""
+    with _evaluating(network), torch.inference_mode():
+        for _ in length_bucketed(tokens.lengths[tokens.with_content], batch_size) if network.shared else ():
+            network.attend()
+
+
 def rank_tokens_with_vectors(
     network: CascadeXML, tokens: Tokens, K: int, batch_size: int = BATCH_SIZE, progress: Progress = silent
 ) -> tuple[Ranking, npt.NDArray[np.float32]]:

@@ -25,7 +25,7 @@ GATHERED = 2**20
 UPDATED = 2**11
 """Rows that are updated at a time."""
 NOISE = 2**20
-"""Random 16-bit numbers that one step's rounding goes through."""
+"""Random 16-bit numbers that all rows of a step are rounded with: rows share them, elements of a row do not."""
 SELDOM = -6.0
 EPSILON = 1e-10
 HALF = 0.5
@@ -38,7 +38,7 @@ class Residual:
     Attributes:
         h: (B, d) float32 vectors that were scored.
         documents: (n,) int64.
-        slots: (n,) int64.
+        slots: (n,) int64, counted from the first that the head holds.
         values: (n,) float32, the derivative of the loss by each pair's logit.
     """
 
@@ -59,6 +59,7 @@ class LeanHead(MatrixHead):
         fineness: F. Of a document's residuals r those below t = max |r| / F are kept with the chance |r| / t, and count
             as ±t then: the sum over slots stays right in expectation, and most slots need not be touched. None keeps
             all.
+        held: the slots whose rows this head has; None: all of them.
     """
 
     scale: Tensor
@@ -72,10 +73,12 @@ class LeanHead(MatrixHead):
         dropout: float,
         dtype: torch.dtype = torch.bfloat16,
         fineness: float | None = FINENESS,
+        held: range | None = None,
     ) -> None:
         super().__init__(children, d, dropout)
         self.fineness = fineness
-        size = self.P * self.m
+        self.places = range(self.P * self.m) if held is None else held
+        size = len(self.places)
         self.register_buffer("weight", torch.empty(size, d, dtype=dtype))
         self.register_buffer("bias", torch.zeros(size))
         # Weight decay shrinks all rows at once, touched or not, by this one number.
@@ -100,21 +103,27 @@ class LeanHead(MatrixHead):
         if parents is None:
             return self._score_every_slot(h)
         B, K = parents.shape
-        rows = self.weight.view(self.P, self.m * self.d)
-        found = torch.empty(B, K * self.m, device=h.device)
-        size = max(1, min(K, GATHERED // (self.m * self.d)))
+        return self._score_children(h, parents.flatten(), [K] * B).view(B, K * self.m)
+
+    def _score_children(self, h: Tensor, parents: Tensor, counts: Sequence[int]) -> Tensor:
+        """(n, m) logits of the children of n held parents, of which counts[b] belong to the vector h[b], in order."""
+        parents = parents - self.places.start // self.m
+        rows = self.weight.view(-1, self.m * self.d)
+        found = torch.empty(parents.numel(), self.m, device=h.device)
+        size = max(1, min(max(counts, default=0), GATHERED // (self.m * self.d)))
         stored = torch.empty(size, self.m * self.d, dtype=self.weight.dtype, device=h.device)
         wide = torch.empty(size, self.m * self.d, device=h.device)
         with torch.autocast(h.device.type, enabled=False):
-            for b in range(B):
-                for start in range(0, K, size):
-                    chosen = parents[b, start : start + size]
+            end = 0
+            for b, count in enumerate(counts):
+                start, end = end, end + count
+                for at in range(start, end, size):
+                    chosen = parents[at : min(at + size, end)]
                     n = chosen.numel()
                     torch.index_select(rows, 0, chosen, out=stored[:n])
                     wide[:n].copy_(stored[:n])
-                    part = found[b, start * self.m : (start + n) * self.m]
-                    torch.mv(wide[:n].view(-1, self.d), h[b], out=part)
-            return found.mul_(self.scale.float()).add_(self.bias.view(self.P, self.m)[parents].flatten(1))
+                    torch.mv(wide[:n].view(-1, self.d), h[b], out=found[at : at + n].view(-1))
+            return found.mul_(self.scale.float()).add_(self.bias.view(-1, self.m)[parents])
 
     def _score_every_slot(self, h: Tensor) -> Tensor:
         with torch.autocast(h.device.type, enabled=False):
@@ -123,9 +132,18 @@ class LeanHead(MatrixHead):
 
     def keep(self, h: Tensor, parents: Tensor | None, residuals: Tensor) -> Tensor:
         """Put by what residuals of the scored slots teach the rows; give (B, d), what they teach the vectors."""
+        return self._teach(h, *self._thinned(parents, residuals))
+
+    def _thinned(self, parents: Tensor | None, residuals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The documents (n,), slots (n,) and values (n,) of the (B, K·m) residuals that are kept."""
         documents, slots, values = _thinned(residuals, self.fineness)
         if parents is not None:
             slots = parents[documents, slots // self.m] * self.m + slots % self.m
+        return documents, slots, values
+
+    def _teach(self, h: Tensor, documents: Tensor, slots: Tensor, values: Tensor) -> Tensor:
+        """Put by the residuals of n pairs with held slots; give (B, d), what they teach the vectors h."""
+        slots = slots - self.places.start
         self.pending.append(Residual(h, documents, slots, values))
         back = torch.zeros_like(h)
         for part in torch.split(torch.arange(slots.numel(), device=slots.device), max(1, GATHERED // self.d)):
@@ -165,12 +183,13 @@ class LeanHead(MatrixHead):
             self.weight.mul_(HALF)
             self.scale.div_(HALF)
         noise = _noise(self.weight)
+        first = self.places.start
         for slots, rows, biases in self._gradients():
             rows, biases = rows * factor, biases * factor
             squares = self.row_squares[slots] + rows.square().mean(1)
             self.row_squares[slots] = squares
             steps = rows.mul_((rate / (squares.sqrt() + EPSILON) / self.scale.float()).unsqueeze(1))
-            self.weight[slots] = _rounded(self.weight[slots].float().sub_(steps), self.weight.dtype, noise)
+            self.weight[slots] = _rounded(self.weight[slots].float().sub_(steps), slots + first, noise)
             squares = self.bias_squares[slots] + biases.square()
             self.bias_squares[slots] = squares
             self.bias[slots] -= rate * biases / (squares.sqrt() + EPSILON)
@@ -221,14 +240,17 @@ class LeanHead(MatrixHead):
     @torch.no_grad()
     def score_all(self, h: Tensor) -> Tensor:
         """As of `Head`."""
-        return self._score_every_slot(h)[:, self.valid]
+        return self._score_every_slot(h)[:, self.valid[self.held]]
 
     @torch.no_grad()
     def start_at_random(self) -> None:
         """As of `Head`, but with biases that say that a node is seldom right: else every slot has much to learn."""
         bound = math.sqrt(6 / (self.P * self.m + self.d))
-        for part in torch.split(self.weight, UPDATED):
-            part.copy_(torch.empty(part.shape, device=self.device).uniform_(-bound, bound))
+        for slots in torch.split(self.slots, UPDATED):
+            # All are drawn, whichever are held: a row is the same however many processes share the head.
+            drawn = torch.empty(slots.numel(), self.d, device=self.device).uniform_(-bound, bound)
+            mine = self.holds(slots)
+            self.weight[slots[mine] - self.places.start] = drawn[mine].to(self.weight.dtype)
         self.bias.fill_(SELDOM)
 
     @torch.no_grad()
@@ -242,15 +264,16 @@ class LeanHead(MatrixHead):
     @torch.no_grad()
     def rows(self, slots: Tensor) -> tuple[Tensor, Tensor]:
         """As of `Head`."""
+        slots = slots - self.places.start
         return self.weight[slots].float().mul_(self.scale.float()), self.bias[slots]
 
     @torch.no_grad()
     def set_rows(self, slots: Tensor, rows: Tensor, biases: Tensor) -> None:
         """As of `Head`."""
-        noise = _noise(self.weight)
+        noise, first = _noise(self.weight), self.places.start
         for at, part in zip(blocks(slots), blocks(rows), strict=True):
-            self.weight[at] = _rounded(part / self.scale.float(), self.weight.dtype, noise)
-        self.bias[slots] = biases
+            self.weight[at - first] = _rounded(part / self.scale.float(), at, noise)
+        self.bias[slots - first] = biases
 
     def decay_groups(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """As of `Head`: none, it updates itself."""
@@ -287,19 +310,21 @@ def _thinned(residuals: Tensor, fineness: float | None) -> tuple[Tensor, Tensor,
     return documents, places, residuals[documents, places]
 
 
-def _noise(like: Tensor) -> Tensor | None:
-    """Random numbers from 0 to 2^16 - 1, for `_rounded`; none where rows are not rounded."""
-    if like.dtype != torch.bfloat16:
+def _noise(weight: Tensor) -> Tensor | None:
+    """(n, d) random numbers from 0 to 2^16 - 1 for `_rounded`; none where the rows of `weight` are not rounded."""
+    if weight.dtype != torch.bfloat16:
         return None
-    return torch.randint(2**16, (NOISE,), dtype=torch.int32, device=like.device)
+    d = weight.shape[1]
+    return torch.randint(2**16, (max(1, NOISE // d), d), dtype=torch.int32, device=weight.device)
 
 
-def _rounded(values: Tensor, dtype: torch.dtype, noise: Tensor | None) -> Tensor:
-    """Float32 values in `dtype`; in bfloat16 one of the two neighbours, by chances that keep the mean."""
+def _rounded(rows: Tensor, slots: Tensor, noise: Tensor | None) -> Tensor:
+    """Float32 rows (n, d) of n slots; with noise, in bfloat16, one of two neighbours by chances that keep the mean.
+
+    A row's noise goes by its slot, so that it is the same whichever rows are rounded with it, and in whichever process.
+    """
     if noise is None:
-        return values.to(dtype)
-    bits = values.contiguous().view(torch.int32)
-    for part in torch.split(bits.view(-1), NOISE // 2):
-        shift = int(torch.randint(NOISE // 2, ()))
-        part.add_(noise[shift : shift + part.numel()])
-    return bits.bitwise_and_(-(2**16)).view(torch.float32).to(dtype)
+        return rows
+    bits = rows.contiguous().view(torch.int32)
+    bits.add_(noise[slots % noise.shape[0]])
+    return bits.bitwise_and_(-(2**16)).view(torch.float32).to(torch.bfloat16)

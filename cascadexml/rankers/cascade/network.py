@@ -6,10 +6,12 @@ in Extreme Multi-label Classification, NeurIPS 2022 (arXiv 2211.00640).
 
 import dataclasses
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -29,6 +31,7 @@ from cascadexml.rankers.cascade.encoder import transformer_from_config
 from cascadexml.rankers.cascade.heads import DenseHead, Head, pick_shortlist
 from cascadexml.rankers.cascade.lean_head import LeanHead
 from cascadexml.rankers.cascade.positives import children_of_levels, label_slots
+from cascadexml.rankers.cascade.sharded_head import Peers, ShardedHead
 
 FORMAT = Format("cascadexml.model", 2)
 T = TypeVar("T")
@@ -110,10 +113,16 @@ def _rows(settings: TrainSettings, nodes: int) -> Rows:
     return settings.lean_rows if lean else "dense"
 
 
-def make_head(children: Tensor, d: int, dropout: float, rows: Rows) -> Head:
-    """The head for a resolution whose parents have `children` (P,) children each, with random rows (Xavier)."""
+def make_head(children: Tensor, d: int, dropout: float, rows: Rows, peers: Peers | None = None) -> Head:
+    """The head for a resolution whose parents have `children` (P,) children each, with random rows (Xavier).
+
+    Peers share it if it is lean and there is a parent for each of them: dense heads are small, and the first resolution
+    has a single parent.
+    """
     if rows == "dense":
         return DenseHead(children, d, dropout)
+    if peers is not None and 1 < peers.size <= children.numel():
+        return ShardedHead(children, d, dropout, ROWS[rows], peers)
     return LeanHead(children, d, dropout, ROWS[rows])
 
 
@@ -162,11 +171,20 @@ class CascadeXML(nn.Module):
         tree: the label tree; its L labels are the rows that `rank` gives.
         config: taps, dropout, shortlists.
         start: draw the heads' rows at random; without it they hold whatever memory held.
+        peers: processes that share the rows of lean heads; None: this one holds all.
     """
 
     label_of_slot: Tensor
 
-    def __init__(self, encoder: PreTrainedModel, tree: LabelTree, config: ModelConfig, *, start: bool = True) -> None:
+    def __init__(
+        self,
+        encoder: PreTrainedModel,
+        tree: LabelTree,
+        config: ModelConfig,
+        *,
+        start: bool = True,
+        peers: Peers | None = None,
+    ) -> None:
         super().__init__()
         self.encoder = encoder
         self.tree = tree
@@ -177,7 +195,7 @@ class CascadeXML(nn.Module):
         )
         dense: Rows = "dense"
         self._heads = nn.ModuleList(
-            make_head(torch.from_numpy(children), d, rate, rows)
+            make_head(torch.from_numpy(children), d, rate, rows, peers)
             for children, rate, rows in zip(
                 children_of_levels(tree), config.dropout, config.rows or [dense] * len(config.taps), strict=True
             )
@@ -193,6 +211,16 @@ class CascadeXML(nn.Module):
     def heads(self) -> list[Head]:
         """The R resolutions' classifiers, coarse to fine."""
         return cast(list[Head], list(self._heads))
+
+    @property
+    def shared(self) -> bool:
+        """Whether processes share a head's rows: then all must take part in every pass, by `attend` at least."""
+        return any(head.shared for head in self.heads)
+
+    def part(self) -> dict[str, Tensor]:
+        """What of `state_dict` lies in this process alone, by name; of all processes by rank it makes the whole."""
+        heads = enumerate(self.heads)
+        return {f"{HEADS}{r}.{name}": value for r, head in heads for name, value in head.part().items()}
 
     @property
     def replicated(self) -> list[Tensor]:
@@ -261,6 +289,18 @@ class CascadeXML(nn.Module):
                 parents, _ = pick_shortlist(logits, slots, self.config.shortlist[r], targets)
         return outputs
 
+    def attend(self) -> None:
+        """Take part in a pass of the other processes with no document of one's own; backward too, unless in inference.
+
+        A forward pass of theirs goes through the shared heads coarse to fine, their backward pass fine to coarse.
+        """
+        device = next(self.parameters()).device
+        none = torch.zeros(0, dtype=torch.long, device=device)
+        shared = [head for head in self.heads if head.shared]
+        scores = [head(torch.zeros(0, head.d, device=device), none.view(0, 1))[0].sum() for head in shared]
+        if scores and torch.is_grad_enabled():
+            torch.stack(scores).sum().backward()  # type: ignore[no-untyped-call]
+
     def losses(self, outputs: Sequence[LevelOutput]) -> Tensor:
         """(B, R) loss of each document at each resolution."""
         losses = [head.loss(level.logits, level.targets) for head, level in zip(self.heads, outputs, strict=True)]
@@ -302,9 +342,15 @@ class CascadeXML(nn.Module):
         scores = functional.pad(best.exp(), (0, empty), value=0.0)
         return functional.pad(labels, (0, empty), value=-1), scores, vectors[-1]
 
-    def save(self, path: Path) -> None:
-        """Write weights (safetensors), configuration, the encoder's configuration and the tree as one bundle."""
-        with FORMAT.write(path) as folder:
+    def save(self, path: Path, parts: Sequence[Path] = ()) -> None:
+        """Write weights (safetensors), configuration, the encoder's configuration and the tree as one bundle.
+
+        Args:
+            path: where the bundle will lie.
+            parts: files (safetensors) of what `part` gives in the other processes, by rank; the bundle holds all of it.
+        """
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FORMAT.write(path) as folder, TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.rows-") as scratch:
             (folder / "config.json").write_text(json.dumps(dataclasses.asdict(self.config), indent=1) + "\n")
             encoder = json.loads(self.encoder.config.to_json_string(use_diff=False))
             # Where the encoder lay on this machine is nobody's concern, and would make equal models differ.
@@ -312,6 +358,10 @@ class CascadeXML(nn.Module):
             (folder / "encoder.json").write_text(json.dumps(encoder, indent=2, sort_keys=True) + "\n")
             self.tree.save(folder / "tree")
             weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
+            others = [load_file(part) for part in parts]
+            for number, name in enumerate(self.part() if others else ()):
+                pieces = [weights[name], *(other[name] for other in others)]
+                weights[name] = _joined(pieces, Path(scratch) / str(number))
             save_file(weights, folder / "model.safetensors")
 
     @classmethod
@@ -354,6 +404,14 @@ class CascadeXML(nn.Module):
                     "the model again."
                 )
         return model.eval().to(device)
+
+
+def _joined(parts: Sequence[Tensor], file: Path) -> Tensor:
+    """Tensors (n_i, ...) one below the other, in a new file that is mapped into memory, as no memory need hold it."""
+    shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
+    whole = torch.from_file(str(file), shared=True, size=math.prod(shape), dtype=parts[0].dtype).view(shape)
+    torch.cat(list(parts), out=whole)
+    return whole
 
 
 def all_finite(value: Tensor) -> bool:

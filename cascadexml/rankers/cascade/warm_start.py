@@ -112,7 +112,9 @@ def start_new_labels(
     peers = _peers(counts[:first], counts[first:]).to(device)
     lengths, levels = _lengths_and_levels(leaf, slots[:first], mean)
     lengths, levels = lengths[peers].median(1).values, levels[peers].median(1).values
-    for block, length, level in zip(blocks(slots[first:]), blocks(lengths), blocks(levels), strict=True):
+    mine = leaf.holds(slots[first:])
+    parts = (slots[first:][mine], lengths[mine], levels[mine])
+    for block, length, level in zip(*map(blocks, parts), strict=True):
         sums, _ = leaf.rows(block)
         started = ALIGNMENT * length.unsqueeze(1) * functional.normalize(sums, dim=1)
         leaf.set_rows(block, started, level - started @ mean)
@@ -120,12 +122,12 @@ def start_new_labels(
 
 def _lengths_and_levels(head: Head, slots: Tensor, at: Tensor) -> tuple[Tensor, Tensor]:
     """The lengths (n,) of the rows of n slots, and their logits (n,) at the vector `at` (d,)."""
-    lengths, levels = [], []
-    for block in blocks(slots):
-        rows, biases = head.rows(block)
-        lengths.append(rows.norm(dim=1))
-        levels.append(rows @ at + biases)
-    return torch.cat(lengths), torch.cat(levels)
+    lengths, levels = torch.zeros(2, slots.numel(), device=slots.device)
+    for block in blocks(torch.arange(slots.numel(), device=slots.device)[head.holds(slots)]):
+        rows, biases = head.rows(slots[block])
+        lengths[block] = rows.norm(dim=1)
+        levels[block] = rows @ at + biases
+    return head.total(lengths), head.total(levels)
 
 
 def _peers(trained: np.ndarray, new: np.ndarray) -> Tensor:

@@ -101,7 +101,7 @@ def test_another_storage_starts_trains_and_warm_starts_alike(
     for storage in ("dense", "halved"):
         if storage == "halved":
             monkeypatch.setattr(
-                network, "make_head", lambda children, d, dropout, rows: HalvedHead(children, d, dropout)
+                network, "make_head", lambda children, d, dropout, rows, peers: HalvedHead(children, d, dropout)
             )
             monkeypatch.setattr(heads, "BLOCK", 50)
         cold, warm = tmp_path / storage / "cold", tmp_path / storage / "warm"

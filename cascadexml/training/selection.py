@@ -71,6 +71,8 @@ class Selection:
         parts = self.parts.lay("model", self.stepper.network.part())
         if self.stepper.group.leads:
             self.stepper.network.save(self.best, parts)
+            for part in parts:
+                part.unlink()
 
     def _refuse_damaged(self, step: int) -> None:
         finite = all(map(all_finite, self.stepper.network.state_dict().values()))

@@ -246,11 +246,12 @@ class LeanHead(MatrixHead):
     def start_at_random(self) -> None:
         """As of `Head`, but with biases that say that a node is seldom right: else every slot has much to learn."""
         bound = math.sqrt(6 / (self.P * self.m + self.d))
-        for slots in torch.split(self.slots, UPDATED):
+        size, before = self.P * self.m, self.places.start
+        for start in range(0, size, UPDATED):
             # All are drawn, whichever are held: a row is the same however many processes share the head.
-            drawn = torch.empty(slots.numel(), self.d, device=self.device).uniform_(-bound, bound)
-            mine = self.holds(slots)
-            self.weight[slots[mine] - self.places.start] = drawn[mine].to(self.weight.dtype)
+            drawn = torch.empty(min(UPDATED, size - start), self.d, device=self.device).uniform_(-bound, bound)
+            first, last = (min(max(at, before), self.places.stop) for at in (start, start + len(drawn)))
+            self.weight[first - before : last - before] = drawn[first - start : last - start]
         self.bias.fill_(SELDOM)
 
     @torch.no_grad()

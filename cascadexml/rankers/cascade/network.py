@@ -11,7 +11,6 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeVar, cast
 
 import numpy as np
@@ -349,8 +348,7 @@ class CascadeXML(nn.Module):
             path: where the bundle will lie.
             parts: files (safetensors) of what `part` gives in the other processes, by rank; the bundle holds all of it.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with FORMAT.write(path) as folder, TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.rows-") as scratch:
+        with FORMAT.write(path) as folder:
             (folder / "config.json").write_text(json.dumps(dataclasses.asdict(self.config), indent=1) + "\n")
             encoder = json.loads(self.encoder.config.to_json_string(use_diff=False))
             # Where the encoder lay on this machine is nobody's concern, and would make equal models differ.
@@ -359,9 +357,9 @@ class CascadeXML(nn.Module):
             self.tree.save(folder / "tree")
             weights = {name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}
             others = [load_file(part) for part in parts]
-            for number, name in enumerate(self.part() if others else ()):
+            for name in self.part() if others else ():
                 pieces = [weights[name], *(other[name] for other in others)]
-                weights[name] = _joined(pieces, Path(scratch) / str(number))
+                weights[name] = _joined(pieces, parts[0].with_suffix(".joined"))
             save_file(weights, folder / "model.safetensors")
 
     @classmethod
@@ -407,9 +405,11 @@ class CascadeXML(nn.Module):
 
 
 def _joined(parts: Sequence[Tensor], file: Path) -> Tensor:
-    """Tensors (n_i, ...) one below the other, in a new file that is mapped into memory, as no memory need hold it."""
+    """Tensors (n_i, ...) one below the other, in a file that goes when the result does: memory need not hold them."""
+    file.unlink(missing_ok=True)
     shape = (sum(part.shape[0] for part in parts), *parts[0].shape[1:])
     whole = torch.from_file(str(file), shared=True, size=math.prod(shape), dtype=parts[0].dtype).view(shape)
+    file.unlink()
     torch.cat(list(parts), out=whole)
     return whole
 

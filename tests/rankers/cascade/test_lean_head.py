@@ -135,10 +135,10 @@ def mean_of(draws: int, once: Callable[[], Tensor]) -> Tensor:
 
 
 def test_thinned_residuals_teach_the_same_in_the_mean() -> None:
-    children, h = [8] * 8, torch.randn(1, D)
-    parents = torch.arange(8).unsqueeze(0)
+    children, parents = [8] * 8, torch.arange(8).unsqueeze(0)
     exact, _ = pair(children)
     thinned, _ = pair(children, fineness=4.0)
+    h = torch.randn(1, D)
     for head in (exact, thinned):
         head.bias.fill_(-4.0)
     targets = torch.zeros(1, 64)
@@ -154,7 +154,10 @@ def test_thinned_residuals_teach_the_same_in_the_mean() -> None:
         return torch.cat([found.flatten(), *(each.flatten() for each in gradients(thinned))])
 
     expected = torch.cat([back.flatten(), rows.flatten(), biases.flatten()]).detach()
-    torch.testing.assert_close(mean_of(4000, once), expected, atol=0.02 * float(expected.abs().max()), rtol=0.1)
+    found, most = mean_of(4000, once), float(expected.abs().max())
+    # The vector's gradient sums over all slots, and scatters more than a row's.
+    torch.testing.assert_close(found[:D], expected[:D], atol=0.05 * most, rtol=0.1)
+    torch.testing.assert_close(found[D:], expected[D:], atol=0.008 * most, rtol=0.1)
     assert 1 <= min(touched) <= max(touched) < 40
     assert exact.pending[0].slots.numel() == 64
 

@@ -43,7 +43,7 @@ def main() -> None:
     settings = load_settings(arguments.params)
     artifact, corpus = open_artifact(arguments.artifact), Corpus.load(arguments.corpus)
     train = corpus.splits["train"]
-    words, L = hash_words(train.texts), corpus.vocabulary.L
+    words = hash_words(train.texts)
 
     def profile(records: pa.Table) -> Profile:
         return profile_records(records, artifact, words, settings.drift.metadata, progress=console_progress())
@@ -54,7 +54,7 @@ def main() -> None:
     for name, each in held_out.items():
         order = rng.permutation(len(each))
         known[name], others[name] = (each.take(np.sort(half)) for half in np.array_split(order, 2))
-    reference = Reference(joined(list(known.values())), words, train.Y[:, :L].tocsr(), {})
+    reference = Reference(joined(list(known.values())), words, corpus.train_labels, {})
     pool = joined(list(others.values()))
 
     def report(part: str, whole: Profile, n: int, draws: int) -> None:

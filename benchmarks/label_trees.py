@@ -82,8 +82,7 @@ def data_of(L: int, N: int, corpus: Path | None) -> tuple[sparse.csr_matrix, spa
     if corpus is None:
         return synthetic(L, N)
     found = Corpus.load(corpus, ["train"])
-    train = found.splits["train"]
-    return Tfidf.fit(train.texts, 1, 2, 500_000)[1], train.Y[:, : found.vocabulary.L].tocsr()
+    return Tfidf.fit(found.splits["train"].texts, 1, 2, 500_000)[1], found.train_labels
 
 
 def synthetic(L: int, N: int) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:

@@ -20,7 +20,7 @@ def main(settings: Settings) -> None:
     """Write the blend's bundle, which is evaluated, packaged and served from here on, and what it reaches on dev."""
     corpus, progress = Corpus.load(CORPUS, ["train", "dev"]), console_progress()
     train, dev, L = corpus.splits["train"], corpus.splits.get("dev"), corpus.vocabulary.L
-    Y = train.Y[:, :L].tocsr()
+    Y = corpus.train_labels
     sources = Sources.of(
         load_cascade(MODEL, settings.train.device),
         LinearRanker.load(LINEAR),

@@ -22,12 +22,12 @@ def main(settings: Settings) -> None:
     """Cluster the labels of train into data/interim/tree/, once a network; write its quality to tree.json."""
     knobs = settings.cluster
     corpus = Corpus.load(stages.CORPUS, splits=["train"])
-    train, L = corpus.splits["train"], corpus.vocabulary.L
+    texts, L = corpus.splits["train"].texts, corpus.vocabulary.L
     members = settings.train.ensemble
     older = open_predecessor(stages.BASE, corpus.vocabulary) if settings.train.warm_start else None
     bases = [LabelTree.load(part) for part in older.parts("network/tree", TREE_FORMAT, members)] if older else []
     seeds = member_seeds(settings.seed, members)
-    trees, Z = cluster_labels(train.texts, train.Y[:, :L], knobs, seeds, bases, console_progress())
+    trees, Z = cluster_labels(texts, corpus.train_labels, knobs, seeds, bases, console_progress())
     log.info("%d labels in levels of %s clusters", L, list(trees[0].levels))
     save_trees(trees, stages.TREE)
     qualities = {f"tree_{i}": tree_quality(tree, Z) for i, tree in enumerate(trees)}

@@ -67,8 +67,8 @@ def rank(ranker: Bundle, corpus: Corpus, settings: Settings) -> tuple[dict[str, 
     Returns:
         Ranker → split → ranking; and by split what the model sees.
     """
-    train, L, K = corpus.splits["train"], corpus.vocabulary.L, settings.evaluate.top_k
-    blend, Y = Blend.load(ranker, settings.train.device), train.Y[:, :L].tocsr()
+    train, K = corpus.splits["train"], settings.evaluate.top_k
+    blend, Y = Blend.load(ranker, settings.train.device), corpus.train_labels
     baselines: dict[str, Ranker] = {"popularity": Popularity.fit(Y)}
     if blend.sources.neighbours is None:
         baselines[BASELINES["neighbours"]] = NearestNeighbours.fit(

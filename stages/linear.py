@@ -11,9 +11,8 @@ from stages import CORPUS, LINEAR, run
 def main(settings: Settings) -> None:
     """Write the ranker's bundle."""
     corpus = Corpus.load(CORPUS, ["train"])
-    train, L = corpus.splits["train"], corpus.vocabulary.L
-    Y = train.Y[:, :L].tocsr()
-    LinearRanker.fit(Documents(train.texts), Y, settings.linear, settings.seed, console_progress()).save(LINEAR)
+    documents, Y = Documents(corpus.splits["train"].texts), corpus.train_labels
+    LinearRanker.fit(documents, Y, settings.linear, settings.seed, console_progress()).save(LINEAR)
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Task:
     @cached_property
     def labels(self) -> sparse.csr_matrix:
         """(N, L) float32, those of train."""
-        return self.corpus.splits["train"].Y[:, : self.L].tocsr()
+        return self.corpus.train_labels
 
     @cached_property
     def features(self) -> Features:

@@ -65,6 +65,12 @@ class Corpus:
     vocabulary: Vocabulary
     stored: str | None = None
 
+    @property
+    def train_labels(self) -> sparse.csr_matrix:
+        """(N, L) the labels of train, all of which are ranked: a view of its Y, without the columns beyond L."""
+        Y = self.splits["train"].Y
+        return sparse.csr_matrix((Y.data, Y.indices, Y.indptr), shape=(Y.shape[0], self.vocabulary.L))
+
     @cached_property
     def fingerprint(self) -> str:
         """That of the bundle on disk: equal for equal content, just built or loaded, in whole or in part.

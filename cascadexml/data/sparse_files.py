@@ -110,10 +110,11 @@ def _checked_shape(shape: tuple[int, int]) -> tuple[int, int]:
     return shape
 
 
-def _checked_indices(name: str, found: Array, last: int) -> npt.NDArray[np.int64]:
+def _checked_indices(name: str, found: Array, last: int) -> npt.NDArray[np.signedinteger]:
     if found.ndim != 1 or found.dtype.kind not in "iu":
         raise ValueError(f"{name} is {found.ndim}-dimensional {found.dtype}, expected one dimension of whole numbers")
     # Compared before the cast, which would wrap what does not fit.
     if found.size and (int(found.min()) < 0 or int(found.max()) > last):
         raise ValueError(f"{name} holds {found.min()} to {found.max()}, expected numbers from 0 to {last}")
-    return np.ascontiguousarray(found, dtype=np.int64)
+    # What SciPy would take itself: wider numbers would be a copy, and another one back.
+    return np.ascontiguousarray(found, dtype=np.int32 if last <= MAX_SIZE else np.int64)

@@ -91,9 +91,10 @@ def _tokenize(folder: Path, corpus: Corpus, settings: Settings, progress: Progre
 
 def _runs(corpus: Corpus, tokens: Mapping[str, TokenStore], settings: Settings, progress: Progress) -> list[Run]:
     """The trainings that the settings ask for, each over a label tree of its own."""
-    train, L = corpus.splits["train"], corpus.vocabulary.L
     seeds = member_seeds(settings.seed, settings.train.ensemble)
-    trees, _ = cluster_labels(train.texts, train.Y[:, :L], settings.cluster, seeds, progress=progress)
+    trees, _ = cluster_labels(
+        corpus.splits["train"].texts, corpus.train_labels, settings.cluster, seeds, progress=progress
+    )
     return [
         Run(
             corpus=corpus,
@@ -114,7 +115,7 @@ def _blend(
 ) -> Blend:
     """The blend of the network, or the ensemble, in the folder `model`, written beside it."""
     train, L = corpus.splits["train"], corpus.vocabulary.L
-    documents, Y = Documents(train.texts, tokens["train"]), train.Y[:, :L].tocsr()
+    documents, Y = Documents(train.texts, tokens["train"]), corpus.train_labels
     linear = LinearRanker.fit(documents, Y, settings.linear, settings.seed, progress)
     cascade = load_cascade(folder / "model", settings.train.device)
     sources = Sources.of(cascade, linear, documents, Y, corpus.vocabulary.names[:L], settings.blend, progress)

@@ -142,4 +142,4 @@ def make_reference(
         "labels": L,
         "model": model_fingerprint,
     }
-    return Reference(profile, words, train.Y[:, :L].tocsr(), meta)
+    return Reference(profile, words, corpus.train_labels, meta)

@@ -75,6 +75,14 @@ def test_unseen_labels_are_kept_behind_those_of_train(small_corpus, sample_dir):
     assert all(vocabulary.names)
 
 
+def test_the_labels_of_train_are_a_view_of_its_matrix(small_corpus):
+    Y, L = small_corpus.splits["train"].Y, small_corpus.vocabulary.L
+    assert small_corpus.train_labels.shape == (len(small_corpus.splits["train"]), L)
+    assert (small_corpus.train_labels != Y[:, :L]).nnz == 0 and small_corpus.train_labels.nnz == Y.nnz
+    assert np.shares_memory(small_corpus.train_labels.data, Y.data)
+    assert np.shares_memory(small_corpus.train_labels.indices, Y.indices)
+
+
 def test_real_records_round_trip_whole_and_in_part(small_corpus, tmp_path):
     small_corpus.save(tmp_path / "corpus")
     assert_equal(small_corpus, Corpus.load(tmp_path / "corpus"))

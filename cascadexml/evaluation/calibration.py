@@ -38,6 +38,7 @@ PLACES = 10
 """Suggestions that the calibration is fitted on and whose scores make up the mass: about what a user is shown. The many
 candidates behind them are nearly all wrong, and fitted on these as well the first ones are believed too much."""
 _LEAST_SLOPE = 1e-3
+_DOCUMENTS_A_CHUNK = 1 << 14
 
 Int64 = npt.NDArray[np.int64]
 
@@ -83,7 +84,12 @@ class Calibration:
             scores: (N, K) in [0, 1], falling along each row, the first `places` of a document among them; -inf (no
                 label) becomes 0.
         """
-        return np.where(np.isneginf(scores), 0.0, special.expit(self.log_odds(scores)))
+        probabilities = np.empty(scores.shape)
+        for start in range(0, len(scores), _DOCUMENTS_A_CHUNK):
+            rows = slice(start, start + _DOCUMENTS_A_CHUNK)
+            some = scores[rows]
+            probabilities[rows] = np.where(np.isneginf(some), 0.0, special.expit(self.log_odds(some)))
+        return probabilities
 
     def calibrated(self, ranking: Ranking, K: int | None = None) -> Ranking:
         """The first K labels, by default all, in the same order, with probabilities for scores.
@@ -92,8 +98,9 @@ class Calibration:
             ranking: (N, at least `places`), or all that the ranker has.
             K: how many labels to keep.
         """
-        labels, scores = ranking.labels[:, :K], self.apply(ranking.scores)[:, :K]
-        return Ranking(labels, np.where(labels == NO_LABEL, -np.inf, scores).astype(np.float32))
+        labels, scores = ranking.labels[:, :K], self.apply(ranking.scores)[:, :K].astype(np.float32)
+        scores[labels == NO_LABEL] = -np.inf
+        return Ranking(labels, scores)
 
     def least(self, threshold: Threshold, min_precision: float | None, uses: Int64 | None) -> Float64:
         """The least probability with which a label is given: () for all labels, or (V,) one for each.
@@ -193,7 +200,8 @@ def fit_calibration(ranking: Ranking, Y: sparse.csr_matrix) -> Calibration:
             hits.sum(),
         )
         return Calibration()
-    terms = [np.broadcast_to(term, first.shape)[first] for term in _terms(ranking.scores, places)]
+    shown = first[:, :places]
+    terms = [np.broadcast_to(term, shown.shape)[shown] for term in _terms(ranking.scores[:, :places], places)]
     low, high, mass, intercept = _fitted(np.column_stack([*terms, np.ones(hits.size)]), hits)
     found = Calibration(slope=high, intercept=intercept, bend=low - high, mass=mass, places=places)
     probabilities = found.apply(ranking.scores)[candidates]

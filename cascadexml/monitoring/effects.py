@@ -16,7 +16,7 @@ MOST_VECTORS = 3000
 """Vectors of either side that the domain classifier sees; more cost time and tell nothing new."""
 FOLDS = 5
 _LEAST_CELL = 10
-_DRAWS_AT_ONCE = 100
+_CELLS_AT_ONCE = 1 << 22
 
 
 class Effect(NamedTuple):
@@ -137,8 +137,9 @@ def null_divergences(Y_train: sparse.csr_matrix, n: int, draws: int, seed: int =
     n = min(n, N // 2)
     total = np.bincount(Y_train.indices, minlength=L).astype(np.float64)
     null = np.empty(draws)
-    for start in range(0, draws, _DRAWS_AT_ONCE):
-        size = min(_DRAWS_AT_ONCE, draws - start)
+    at_once = max(1, _CELLS_AT_ONCE // max(L, 1))
+    for start in range(0, draws, at_once):
+        size = min(at_once, draws - start)
         rows = np.concatenate([rng.choice(N, n, replace=False) for _ in range(size)])
         chosen = sparse.csr_matrix((np.ones(rows.size), rows, np.arange(size + 1) * n), shape=(size, N))
         parts = (chosen @ Y_train).toarray()

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse, stats
 
+from cascadexml.monitoring import effects
 from cascadexml.monitoring.effects import (
     category_distance,
     domain_auc,
@@ -125,6 +126,14 @@ def test_label_distance_agrees_with_a_slow_count() -> None:
     found = label_distance(Y_train, Y, null_divergences(Y_train, 25, draws, seed=5))
     assert found.value == pytest.approx(observed - np.mean(null), abs=1e-9)
     assert found.p_value == pytest.approx((1 + sum(x >= observed for x in null)) / (draws + 1))
+
+
+def test_the_null_is_the_same_however_many_draws_are_made_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    Y = random_labels(np.random.default_rng(3), 80, 30)
+    whole = null_divergences(Y, 20, 25, seed=1)
+    for cells in (1, 70, 200):
+        monkeypatch.setattr(effects, "_CELLS_AT_ONCE", cells)
+        np.testing.assert_array_equal(null_divergences(Y, 20, 25, seed=1), whole)
 
 
 @settings(max_examples=30, deadline=None)

@@ -147,17 +147,20 @@ class Sources:
 
     def _rank_by_terms(self, documents: Documents) -> dict[str, Ranking]:
         """What the linear classifiers and the neighbours give; a text is taken apart once where both read alike."""
-        if self.linear is not None and self.neighbours is not None and self._read_alike:
-            X = self.linear.tfidf.transform(documents.texts)
-            return {"linear": self.linear.rank_rows(X, DEPTH), "neighbours": self.neighbours.rank_rows(X, DEPTH)}
+        if self._alike is not None:
+            linear, neighbours = self._alike
+            X = linear.tfidf.transform(documents.texts)
+            return {"linear": linear.rank_rows(X, DEPTH), "neighbours": neighbours.rank_rows(X, DEPTH)}
         others: list[tuple[str, Ranker | None]] = [("linear", self.linear), ("neighbours", self.neighbours)]
         return {name: ranker.rank(documents, DEPTH) for name, ranker in others if ranker is not None}
 
     @cached_property
-    def _read_alike(self) -> bool:
-        """Whether the linear classifiers and the neighbours have one TF-IDF."""
+    def _alike(self) -> tuple[LinearRanker, NearestNeighbours] | None:
+        """The linear classifiers and the neighbours where they have one TF-IDF."""
         linear, neighbours = self.linear, self.neighbours
-        return linear is not None and neighbours is not None and linear.tfidf.same_as(neighbours.tfidf)
+        if linear is None or neighbours is None or not linear.tfidf.same_as(neighbours.tfidf):
+            return None
+        return linear, neighbours
 
 
 @dataclass(frozen=True, eq=False)

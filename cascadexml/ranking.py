@@ -12,6 +12,8 @@ from cascadexml.errors import FormatError
 
 NO_LABEL = -1
 
+_BLOCK = 32
+
 Int64 = npt.NDArray[np.int64]
 
 
@@ -51,7 +53,7 @@ class Ranking:
                 values = np.asarray(scores[n])
                 columns = np.arange(values.shape[0], dtype=np.int32)
             if 0 < K < values.shape[0]:
-                kept = values >= np.partition(values, -K)[-K]
+                kept = values >= near_kth(values, K)
                 columns, values = columns[kept], values[kept]
             order = np.lexsort((columns, -values))[:K]
             labels[n, : order.size] = columns[order]
@@ -75,6 +77,19 @@ class Ranking:
                 return cls(arrays["labels"], arrays["scores"])
         except Exception as error:
             raise FormatError(f"{path} cannot be read as a ranking ({error!r}): make it again.") from None
+
+
+def near_kth(values: npt.NDArray[np.floating], k: int) -> float:
+    """A number that the k greatest of (M,) values reach, and few others; -inf where there are fewer than k.
+
+    Of many values it is the k-th greatest of the maxima of disjoint blocks, which takes one pass over them.
+    """
+    if values.size < k:
+        return -np.inf
+    whole = values.size // _BLOCK
+    if whole >= 4 * k:
+        values = values[: whole * _BLOCK].reshape(_BLOCK, whole).max(axis=0)
+    return float(np.partition(values, -k)[-k])
 
 
 def joined(rankings: Sequence[Ranking]) -> Ranking:

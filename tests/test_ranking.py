@@ -39,6 +39,17 @@ def test_only_stored_entries_of_sparse_scores_are_ranked(scores, K):
         assert list(zip(ranking.labels[n].tolist(), ranking.scores[n].tolist(), strict=True)) == expected
 
 
+@pytest.mark.parametrize("K", [1, 5, 40, 2999])
+@pytest.mark.parametrize("levels", [2, 50, 10**6])
+def test_of_many_scores_the_same_are_found(K, levels):
+    """Where many are ranked for few, a bar is found without a look at all of them twice."""
+    scores = (np.random.default_rng(K).integers(0, levels, (3, 3001)) / levels).astype(np.float32)
+    ranking = Ranking.from_scores(scores, K)
+    for n, row in enumerate(scores):
+        expected = sorted_slowly(list(enumerate(row.tolist())), K)
+        assert list(zip(ranking.labels[n].tolist(), ranking.scores[n].tolist(), strict=True)) == expected
+
+
 @settings(deadline=None, max_examples=20)
 @given(scores=SCORES)
 def test_what_is_saved_reads_back_equal(tmp_path_factory, scores):

@@ -920,11 +920,30 @@ MUTANTS = (
         ),
     ),
     *_in(
+        "cascadexml/rankers/search.py",
+        "tests/rankers/test_search.py",
+        (
+            "bar + takes[read] - adds[read]",
+            "bar + takes[read]",
+            "test_the_nearest_are_those_of_the_whole_product",
+        ),
+        (
+            "bar + takes[read] - adds[read]",
+            "bar - adds[read]",
+            "test_what_a_common_term_takes_away_is_reckoned_with",
+        ),
+        (
+            "            found |= there\n",
+            "",
+            "test_weights_of_either_sign_and_biases_count",
+        ),
+    ),
+    *_in(
         "cascadexml/rankers/names.py",
         "tests/rankers/test_names.py",
         (
-            "by_name.data = idf[by_name.indices].astype(np.float32)",
-            "by_name.data = np.ones_like(idf[by_name.indices], dtype=np.float32)",
+            "weights = idf[indices].astype(np.float32)",
+            "weights = np.ones_like(idf[indices], dtype=np.float32)",
             "test_scores_equal_a_count_letter_by_letter",
         ),
         (
@@ -945,6 +964,11 @@ MUTANTS = (
             "(self.ngrams, self.opening), (other.ngrams, other.opening)",
             "self.ngrams, other.ngrams",
             "test_only_those_that_read_every_text_alike_are_the_same",
+        ),
+        (
+            "enough = counts >= min(min_df, _MOST)",
+            "enough = counts > min(min_df, _MOST)",
+            "test_screened_terms_give_the_same",
         ),
         (
             "_WORD.findall(opened(text, self.opening).lower())",

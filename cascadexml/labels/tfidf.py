@@ -6,9 +6,10 @@ So a model that reads words predicts where scikit-learn is not installed, and fr
 import json
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import compress
 from pathlib import Path
 from typing import Self
 
@@ -20,6 +21,13 @@ from cascadexml.errors import ConfigError, DataError
 
 _WORD = re.compile(r"(?u)\b\w\w+\b")
 """A word, as scikit-learn's default: two letters, digits or underscores at least."""
+SCREENED = 1 << 16
+"""Texts from which on terms are screened before they are counted. Most pairs of words stand in one text alone, and
+scikit-learn holds each of them until it has read all texts: at 490,449 texts that took most of the memory
+(benchmarks/wide.py). For fewer, to read the texts twice costs more than it saves."""
+_BUCKETS = 1 << 28
+_MOST = 255
+_TEXTS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,9 +89,11 @@ class Tfidf:
             from sklearn.feature_extraction.text import TfidfVectorizer
         except ModuleNotFoundError:
             raise ConfigError('TF-IDF needs scikit-learn: pip install "cascadexml[train]".') from None
-        vectorizer = TfidfVectorizer(
-            ngram_range=(1, ngrams), sublinear_tf=True, dtype=np.float32, min_df=min_df, max_features=max_features
-        )
+        rules = {"sublinear_tf": True, "dtype": np.float32, "min_df": min_df, "max_features": max_features}
+        vectorizer = TfidfVectorizer(ngram_range=(1, ngrams), **rules)
+        if len(texts) >= SCREENED:
+            doubled = (opened(text, opening) for text in texts)
+            vectorizer = TfidfVectorizer(analyzer=_screened(doubled, vectorizer.build_analyzer(), min_df), **rules)
         try:
             X = vectorizer.fit_transform(opened(text, opening) for text in texts)
         except ValueError:
@@ -141,6 +151,41 @@ class Tfidf:
         if not isinstance(terms, list):
             raise ValueError("terms.json is no list")
         return cls(terms, np.load(folder / "idf.npy", allow_pickle=False), ngrams, opening)
+
+
+def _screened(
+    texts: Iterable[str], terms_of: Callable[[str], Sequence[str]], min_df: int
+) -> Callable[[str], Iterator[str]]:
+    """Text → its terms, but for most of those that stand in fewer than `min_df` of the texts; all others are kept.
+
+    Texts are counted by the hash of a term, of which several terms may have one: a term stands in no more of them than
+    its hash does (Park, Chen and Yu, 1995, "An effective hash-based algorithm for mining association rules").
+    """
+    counts = np.zeros(_BUCKETS, dtype=np.uint8)
+
+    def buckets_of(terms: Sequence[str]) -> npt.NDArray[np.int64]:
+        return np.fromiter(map(hash, terms), dtype=np.int64, count=len(terms)) & (_BUCKETS - 1)
+
+    waiting: list[npt.NDArray[np.int64]] = []
+
+    def count() -> None:
+        buckets, uses = np.unique(np.concatenate(waiting), return_counts=True)
+        counts[buckets] = np.minimum(counts[buckets] + uses, _MOST)
+        waiting.clear()
+
+    for text in texts:
+        waiting.append(buckets_of(list(set(terms_of(text)))))
+        if len(waiting) == _TEXTS_AT_ONCE:
+            count()
+    if waiting:
+        count()
+    enough = counts >= min(min_df, _MOST)
+
+    def kept(text: str) -> Iterator[str]:
+        terms = terms_of(text)
+        return compress(terms, enough[buckets_of(terms)].tolist())
+
+    return kept
 
 
 def opened(text: str, opening: int) -> str:

@@ -8,10 +8,12 @@ a text costs what its own terms list, whatever the number of labels.
 
 import os
 import warnings
+from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Self
+from typing import ClassVar, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +29,7 @@ from cascadexml.labels.features import pifa
 from cascadexml.labels.tfidf import Tfidf
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
+from cascadexml.rankers.search import InvertedIndex
 from cascadexml.ranking import NO_LABEL, Ranking
 
 FORMAT = FORMATS["linear"]
@@ -34,8 +37,6 @@ DESCRIPTION = 100
 """Terms that describe a label when documents like its own are looked for."""
 TOLERANCE, ITERATIONS = 0.05, 50
 """Of LIBLINEAR's dual coordinate descent: a ranking gains nothing beyond."""
-Classifier = tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], float]
-"""One label's terms, their weights, and its bias."""
 _LABELS_A_TASK = 64
 _PAIRS_A_PROCESS = 1 << 20
 """With fewer pairs of documents and labels other processes take longer to start than the work takes."""
@@ -94,26 +95,28 @@ class LinearRanker:
             raise ConfigError('Linear classifiers need scikit-learn: pip install "cascadexml[train]".') from None
         tfidf, X = Tfidf.fit(documents.texts, settings.ngrams, settings.min_df, settings.max_features, settings.opening)
         N, L = Y.shape
-        # LIBLINEAR reads float64 only: converted once, not once a label.
-        rows = X.astype(np.float64)
         sample = np.random.default_rng(seed).permutation(N)[: settings.random_negatives]
+        # LIBLINEAR reads float64 only: converted once, not once a label.
+        train = _Training(X.astype(np.float64), InvertedIndex(sparse.csr_matrix(X.T)), sample, settings, seed)
         # LIBLINEAR's random numbers are global: threads would take each other's.
         jobs = 1 if N * L < _PAIRS_A_PROCESS else os.cpu_count()
-        found: list[Classifier] = []
-        tasks = (delayed(_fit_labels)(rows, *task, sample, settings, seed) for task in _tasks(X, Y, settings))
+        tasks = (delayed(_fit_labels)(train, *task) for task in _tasks(X, Y))
+        terms, weights = array("i"), array("f")
+        sizes, b, done = np.zeros(L, dtype=np.int64), np.zeros(L, dtype=np.float32), 0
         for some in Parallel(n_jobs=jobs, return_as="generator")(tasks):
-            found += some
-            progress("linear classifiers", len(found), L, {})
-        sizes = np.array([columns.size for columns, _, _ in found], dtype=np.int64)
-        by_label = sparse.csr_matrix(
-            (
-                np.concatenate([weights for _, weights, _ in found]),
-                np.concatenate([terms for terms, _, _ in found]),
-                np.concatenate([[0], sizes.cumsum()]),
-            ),
-            shape=(L, tfidf.V),
-        )
-        return cls(tfidf, sparse.csr_matrix(by_label.T), np.array([b for _, _, b in found], dtype=np.float32))
+            mine = slice(done, done + some.sizes.size)
+            sizes[mine], b[mine] = some.sizes, some.biases
+            terms.frombytes(some.terms.tobytes())
+            weights.frombytes(some.weights.tobytes())
+            done = mine.stop
+            progress("linear classifiers", done, L, {})
+        values, columns = np.frombuffer(weights, dtype=np.float32), np.frombuffer(terms, dtype=np.int32)
+        by_label = sparse.csr_matrix((values, columns, np.append(0, sizes.cumsum())), shape=(L, tfidf.V))
+        return cls(tfidf, sparse.csr_matrix(by_label.T), b)
+
+    @cached_property
+    def _index(self) -> InvertedIndex:
+        return InvertedIndex(self.W, self.b)
 
     def rank(self, documents: Documents, K: int, *, progress: Progress = silent) -> Ranking:
         """The K labels of greatest margin for each of N documents, NO_LABEL where its terms know fewer labels."""
@@ -126,9 +129,7 @@ class LinearRanker:
         scores = np.full((N, K), -np.inf, dtype=np.float32)
         rows = max(1, _CELLS_A_CHUNK // max(self.L, 1))
         for start in range(0, N, rows):
-            margins = sparse.csr_matrix(X[start : start + rows] @ self.W)
-            margins.data += self.b[margins.indices]
-            best = Ranking.from_scores(margins, K)
+            best = self._index.rank(X[start : start + rows], K)
             labels[start : start + rows] = best.labels
             given = best.labels != NO_LABEL
             scores[start : start + rows][given] = special.expit(best.scores[given])
@@ -163,62 +164,90 @@ class LinearRanker:
         return cls(tfidf, W, b)
 
 
+class _Classifiers(NamedTuple):
+    """Of n labels their (n,) numbers of terms and biases, and all their terms and these terms' weights in a row."""
+
+    sizes: npt.NDArray[np.int64]
+    biases: npt.NDArray[np.float64]
+    terms: npt.NDArray[np.int32]
+    weights: npt.NDArray[np.float32]
+
+
+class _Training(NamedTuple):
+    """What all labels are fitted with.
+
+    Attributes:
+        X: (N, V) float64, the documents.
+        documents: the same, to be searched.
+        sample: negatives of every label, as rows of X.
+        settings: negatives and regularisation.
+        seed: of LIBLINEAR's order.
+    """
+
+    X: sparse.csr_matrix
+    documents: InvertedIndex
+    sample: npt.NDArray[np.int64]
+    settings: LinearSettings
+    seed: int
+
+
 def _tasks(
-    X: sparse.csr_matrix, Y: sparse.csr_matrix, settings: LinearSettings
-) -> Iterator[tuple[list[npt.NDArray[np.int32]], list[npt.NDArray[np.int32]]]]:
-    """For some labels at a time, in their order, each one's documents and the documents nearest to these."""
+    X: sparse.csr_matrix, Y: sparse.csr_matrix
+) -> Iterator[tuple[list[npt.NDArray[np.int32]], sparse.csr_matrix]]:
+    """For some labels at a time, in their order, each one's documents and what describes it, (n, V)."""
     Z, columns = pifa(X, Y, DESCRIPTION), sparse.csc_matrix(Y)
-    across = sparse.csr_matrix(X.T)
     for start in range(0, Y.shape[1], _LABELS_A_TASK):
-        cosines = sparse.csr_matrix(Z[start : start + _LABELS_A_TASK] @ across)
-        labels = range(start, start + cosines.shape[0])
-        positives = [columns.indices[columns.indptr[label] : columns.indptr[label + 1]] for label in labels]
-        yield positives, [_largest(cosines, row, settings.near_negatives) for row in range(cosines.shape[0])]
+        some = Z[start : start + _LABELS_A_TASK]
+        labels = range(start, start + some.shape[0])
+        yield [columns.indices[columns.indptr[label] : columns.indptr[label + 1]] for label in labels], some
 
 
-def _largest(matrix: sparse.csr_matrix, row: int, count: int) -> npt.NDArray[np.int32]:
-    """The columns of the `count` largest entries of a row, in no order."""
-    own = slice(matrix.indptr[row], matrix.indptr[row + 1])
-    columns, values = matrix.indices[own], matrix.data[own]
-    if values.size > count:
-        columns = columns[np.argpartition(-values, count)[:count]]
-    largest: npt.NDArray[np.int32] = columns.astype(np.int32)
-    return largest
-
-
-def _fit_labels(
-    X: sparse.csr_matrix,
-    positives: list[npt.NDArray[np.int32]],
-    alike: list[npt.NDArray[np.int32]],
-    sample: npt.NDArray[np.int64],
-    settings: LinearSettings,
-    seed: int,
-) -> list[Classifier]:
-    return [_fit_label(X, mine, near, sample, settings, seed) for mine, near in zip(positives, alike, strict=True)]
+def _fit_labels(train: _Training, positives: list[npt.NDArray[np.int32]], Z: sparse.csr_matrix) -> _Classifiers:
+    """Fit each label against its nearest documents and the sample."""
+    count = train.settings.near_negatives
+    nearest = train.documents.rank(Z, count).labels if count else np.zeros((len(positives), 0), dtype=np.int32)
+    found = [_fit_label(train, mine, near) for mine, near in zip(positives, nearest, strict=True)]
+    return _Classifiers(
+        np.array([terms.size for terms, _, _ in found]),
+        np.array([bias for _, _, bias in found]),
+        np.concatenate([terms for terms, _, _ in found]),
+        np.concatenate([weights for _, weights, _ in found]),
+    )
 
 
 def _fit_label(
-    X: sparse.csr_matrix,
-    positives: npt.NDArray[np.int32],
-    alike: npt.NDArray[np.int32],
-    sample: npt.NDArray[np.int64],
-    settings: LinearSettings,
-    seed: int,
-) -> Classifier:
+    train: _Training, positives: npt.NDArray[np.int32], alike: npt.NDArray[np.int32]
+) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.float32], float]:
+    """One label's terms, their weights, and its bias."""
     from sklearn import config_context
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.svm import LinearSVC
 
-    negatives = np.setdiff1d(np.union1d(alike, sample), positives)
+    X, settings = train.X, train.settings
+    chosen = np.zeros(X.shape[0], dtype=bool)
+    chosen[alike[alike != NO_LABEL]] = chosen[train.sample] = True
+    chosen[positives] = False
+    negatives = np.flatnonzero(chosen)
     if not positives.size or not negatives.size:
         return np.zeros(0, dtype=np.int32), np.zeros(0, dtype=np.float32), 0.0
-    rows = np.concatenate([positives, negatives])
+    columns, rows = _narrowed(X[np.concatenate([positives, negatives])])
     targets = np.repeat([1, 0], [positives.size, negatives.size])
-    solver = LinearSVC(C=settings.cost, tol=TOLERANCE, max_iter=ITERATIONS, dual=True, random_state=seed)
+    solver = LinearSVC(C=settings.cost, tol=TOLERANCE, max_iter=ITERATIONS, dual=True, random_state=train.seed)
     with config_context(assume_finite=True, skip_parameter_validation=True), warnings.catch_warnings():
         # That it stops before it has converged is meant.
         warnings.simplefilter("ignore", ConvergenceWarning)
-        solver.fit(X[rows], targets)
+        solver.fit(rows, targets)
     weights = solver.coef_[0]
-    kept = np.flatnonzero(np.abs(weights) >= settings.least_weight).astype(np.int32)
-    return kept, weights[kept].astype(np.float32), float(solver.intercept_[0])
+    kept = np.flatnonzero(np.abs(weights) >= settings.least_weight)
+    return columns[kept], weights[kept].astype(np.float32), float(solver.intercept_[0])
+
+
+def _narrowed(rows: sparse.csr_matrix) -> tuple[npt.NDArray[np.int32], sparse.csr_matrix]:
+    """The columns that have entries, and the matrix of these alone: LIBLINEAR spends time and memory on all others."""
+    place = np.zeros(rows.shape[1], dtype=np.int32)
+    place[rows.indices] = 1
+    columns = np.flatnonzero(place).astype(np.int32)
+    place[columns] = np.arange(columns.size, dtype=np.int32)
+    return columns, sparse.csr_matrix(
+        (rows.data, place[rows.indices], rows.indptr), shape=(rows.shape[0], columns.size)
+    )

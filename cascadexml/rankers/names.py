@@ -9,7 +9,7 @@ matchers such as Maui or MLLM do for subject indexing, without their trees of ru
 import json
 import re
 import unicodedata
-from collections import Counter
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -92,15 +92,24 @@ class NamesRanker:
             names: row → name; a label without one is never ranked.
             opening: words at a text's start that count by themselves as well.
         """
-        found = [{run for word in _words_of(name or "") for run in _runs_of(word)} for name in names]
-        uses = Counter(run for runs in found for run in runs)
-        columns = {run: column for column, run in enumerate(sorted(uses))}
-        idf = np.log((1 + len(found)) / (1 + np.array([uses[run] for run in columns], dtype=np.float64))) + 1
-        by_name = _rows([[columns[run] for run in runs] for runs in found], len(columns))
-        by_name.data = idf[by_name.indices].astype(np.float32)
+        column_of: dict[str, int] = {}
+        columns, ends = array("i"), np.zeros(len(names) + 1, dtype=np.int64)
+        for label, name in enumerate(names):
+            runs = {run for word in _words_of(name or "") for run in _runs_of(word)}
+            columns.extend(column_of.setdefault(run, len(column_of)) for run in runs)
+            ends[label + 1] = len(columns)
+        runs_of_all = sorted(column_of)
+        place = np.empty(len(column_of), dtype=np.int32)
+        place[[column_of[run] for run in runs_of_all]] = np.arange(place.size)
+        indices = place[np.frombuffer(columns, dtype=np.int32)]
+        uses = np.bincount(indices, minlength=place.size)
+        idf = np.log((1 + len(names)) / (1 + uses.astype(np.float64))) + 1
+        weights = idf[indices].astype(np.float32)
+        by_name = sparse.csr_matrix((weights, indices, ends), shape=(len(names), place.size))
+        by_name.sort_indices()
         sums = np.maximum(np.asarray(by_name.sum(axis=1)).ravel(), np.finfo(np.float32).tiny)
         by_name.data /= np.repeat(sums, np.diff(by_name.indptr)).astype(np.float32)
-        return cls(list(columns), sparse.csr_matrix(by_name.T), opening)
+        return cls(runs_of_all, sparse.csr_matrix(by_name.T), opening)
 
     def rank(self, documents: Documents, K: int, *, progress: Progress = silent) -> Ranking:
         """The K labels of greatest share for each of N documents, NO_LABEL where fewer labels have a share."""

@@ -17,6 +17,7 @@ from cascadexml.errors import FormatError
 from cascadexml.labels.tfidf import Tfidf
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
+from cascadexml.rankers.search import InvertedIndex
 from cascadexml.ranking import NO_LABEL, Ranking
 
 FORMAT = FORMATS["neighbours"]
@@ -72,8 +73,8 @@ class NearestNeighbours:
         return cls(tfidf, X, Y, neighbours)
 
     @cached_property
-    def _index(self) -> sparse.csr_matrix:
-        return sparse.csr_matrix(self.X.T)
+    def _index(self) -> InvertedIndex:
+        return InvertedIndex(sparse.csr_matrix(self.X.T))
 
     def rank(self, documents: Documents, K: int, *, progress: Progress = silent) -> Ranking:
         """The K labels of most votes for each of N documents, NO_LABEL where fewer labels have a vote."""
@@ -87,7 +88,7 @@ class NearestNeighbours:
         rows = max(1, _CELLS_A_CHUNK // max(self.X.shape[0], 1))
         for start in range(0, N, rows):
             part = X[start : start + rows]
-            nearest = Ranking.from_scores(sparse.csr_matrix(part @ self._index), self.neighbours)
+            nearest = self._index.rank(part, self.neighbours)
             best = Ranking.from_scores(votes(nearest, self.Y), K)
             labels[start : start + rows], scores[start : start + rows] = best.labels, best.scores
             progress("nearest neighbours", min(start + rows, N), N, {})
@@ -95,7 +96,7 @@ class NearestNeighbours:
 
     def cosines(self, text: str) -> npt.NDArray[np.float32]:
         """(N,) of a text and each training document; all 0 without a term that is known."""
-        cosines: npt.NDArray[np.float32] = (self.tfidf.transform([text]) @ self._index).toarray()[0]
+        cosines: npt.NDArray[np.float32] = (self.tfidf.transform([text]) @ self._index.lists).toarray()[0]
         return cosines
 
     def save(self, folder: Path) -> None:

@@ -13,6 +13,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import DataError
+from cascadexml.labels import tfidf as module
 from cascadexml.labels.tfidf import Tfidf
 
 
@@ -82,6 +83,23 @@ def test_the_words_of_the_opening_count_twice(small_corpus: Corpus, opening: int
         sublinear = np.array([1 + math.log(counts[term]) if counts[term] else 0.0 for term in tfidf.terms])
         expected = sublinear * tfidf.idf
         np.testing.assert_allclose(row, expected / max(np.linalg.norm(expected), 1e-12), atol=1e-5)
+
+
+@pytest.mark.parametrize("buckets", [1 << 4, 1 << 10, 1 << 20])
+@pytest.mark.parametrize(("min_df", "max_features"), [(1, 10_000), (2, 10_000), (2, 500), (5, 10_000)])
+def test_screened_terms_give_the_same(
+    small_corpus: Corpus, monkeypatch: pytest.MonkeyPatch, buckets: int, min_df: int, max_features: int
+) -> None:
+    """However many terms have one hash: with sixteen buckets nothing is left out, with a million most that may be."""
+    texts = small_corpus.splits["train"].texts
+    plain, X = Tfidf.fit(texts, 2, min_df, max_features, opening=4)
+    monkeypatch.setattr(module, "SCREENED", 0)
+    monkeypatch.setattr(module, "_BUCKETS", buckets)
+    monkeypatch.setattr(module, "_TEXTS_AT_ONCE", 7)
+    screened, Z = Tfidf.fit(texts, 2, min_df, max_features, opening=4)
+    assert screened.same_as(plain)
+    for part in ("data", "indices", "indptr"):
+        np.testing.assert_array_equal(getattr(Z, part), getattr(X, part))
 
 
 @pytest.mark.parametrize("texts", [["one"], ["one two", "three four"], ["!", "?"]])

@@ -1,6 +1,7 @@
 """Each script in benchmarks/ runs on small inputs and prints what its page reports. What it prints is not judged."""
 
 import json
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from benchmarks import (
     speed,
     steps,
     warm_start,
+    wide,
 )
 from cascadexml import Predictor
 from cascadexml.artifact import open_artifact
@@ -38,6 +40,7 @@ from cascadexml.evaluation.held_out import Provenance, save_held_out, see
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.linear import LinearRanker
 from cascadexml.rankers.neighbours import NearestNeighbours
 from tests.conftest import sample_records
 from tests.support.tiny_artifacts import MAX_LENGTH, pack_tiny, pack_tiny_blend, tiny_blend
@@ -281,3 +284,27 @@ def test_warm_start_untrained(bench: Bench, inputs: Inputs) -> None:
     assert {line["documents"] for line in lines} == {30}
     assert all(line["new labels"] > 0 for line in lines)
     assert [line["R@10 of these labels"] for line in lines[:2]] == [0, 0]
+
+
+WIDE = ("--labels", 400, "--documents", 500, "--held-out", 90, "--fitted", 60, "--texts", 70)
+
+
+def test_wide(bench: Bench, tmp_path: Path) -> None:
+    found: dict[str, Any] = {}
+    for part in wide.PARTS:
+        (found[part],) = bench(wide, *WIDE, "--folder", tmp_path, "--part", part)
+    assert found["prepare"]["documents"] == {"train": 500, "dev": 90, "test": 90}
+    assert (found["linear"]["labels"], found["linear"]["terms"]) == (60, found["neighbours"]["terms"])
+    assert LinearRanker.load(tmp_path / "linear").L == NearestNeighbours.load(tmp_path / "neighbours").L == 400
+    assert all(value > 0 for kind in ("linear", "neighbours", "names") for value in found["rank"][kind].values())
+    assert (found["reference"]["records"], found["drift"]["records"]) == (180, 90)
+    assert open_artifact(tmp_path / "artifact").meta["labels"] == 400
+
+
+def test_wide_runs_each_part_in_a_process(repo_root: Path, tmp_path: Path) -> None:
+    parts = ("prepare", "names", "judge")
+    words = [sys.executable, "-m", "benchmarks.wide", *map(str, WIDE), "--folder", str(tmp_path), "--only", *parts]
+    ended = subprocess.run(words, cwd=repo_root, capture_output=True, text=True, check=True)
+    lines = [json.loads(line) for line in ended.stdout.splitlines()]
+    assert [line["part"] for line in lines] == list(parts)
+    assert all(line["peak GB"] > 0 for line in lines)

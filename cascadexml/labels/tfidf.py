@@ -23,8 +23,8 @@ _WORD = re.compile(r"(?u)\b\w\w+\b")
 """A word, as scikit-learn's default: two letters, digits or underscores at least."""
 SCREENED = 1 << 16
 """Texts from which on terms are screened before they are counted. Most pairs of words stand in one text alone, and
-scikit-learn holds each of them until it has read all texts: at 490,449 texts that took most of the memory
-(benchmarks/wide.py). For fewer, to read the texts twice costs more than it saves."""
+scikit-learn holds each of them until it has read all texts. For fewer texts that is little memory, and not worth to
+read them twice; where it begins to be has not been measured."""
 _BUCKETS = 1 << 28
 _MOST = 255
 _TEXTS_AT_ONCE = 4096

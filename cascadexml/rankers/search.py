@@ -16,7 +16,8 @@ from scipy import sparse
 from cascadexml.ranking import NO_LABEL, Ranking, near_kth
 
 SEARCHED = 1 << 17
-"""Columns from which on a search is faster than the whole product (benchmarks/wide.py)."""
+"""Columns from which on there is a search instead of the whole product; where exactly it begins to be faster has
+not been measured."""
 FEW = 256
 """Columns up to which a search is worth it: for more it reads most entries, and that more slowly than the product."""
 _SHARES = (16, 8, 4, 2, 1)
@@ -81,7 +82,7 @@ class InvertedIndex:
         low, high = self._low[terms] * weights, self._high[terms] * weights
         starts, ends = (self.lists.indptr[of].astype(np.int64) for of in (terms, terms + 1))
         order = np.argsort((ends - starts) / np.maximum(high - low, np.finfo(np.float64).tiny), kind="stable")
-        # Slices of a mapped array cost ten times those of a plain one.
+        # Slices of a mapped array are mapped arrays again, which cost more to make than plain ones.
         columns, data = np.asarray(self.lists.indices), np.asarray(self.lists.data)
         lists = [
             _List(columns[start:end], data[start:end], weight)

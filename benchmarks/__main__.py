@@ -19,6 +19,8 @@ from typing import Any
 from benchmarks.peers.machine import machine
 
 OUT = Path("data/benchmarks/scale")
+FULL = 670_091
+"""Labels of Amazon-670K."""
 Lines = Sequence[dict[str, Any]]
 
 log = logging.getLogger(__name__)
@@ -56,7 +58,7 @@ class Row:
         return seen <= self.bound if self.wanted.startswith("≤") else seen >= self.bound
 
 
-CORPUS = "{run}/data/interim/corpus"
+CORPUS, ARTIFACT = "{run}/data/interim/corpus", "{run}/data/models/artifact"
 SCRIPTS = {
     "steps": Script(
         (CORPUS, "--labels", "16384", "131073", "670091", "--steps", "4"),
@@ -71,6 +73,14 @@ SCRIPTS = {
         ("--labels", "670091", "--documents", "490449", "--rounds", "2"),
     ),
     "reading": Script((CORPUS, "--rounds", "3"), (CORPUS, "--texts", "60000")),
+    "export": Script(
+        (ARTIFACT, CORPUS, "--texts", "128", "--rounds", "3"),
+        (ARTIFACT, CORPUS),
+    ),
+    "wide": Script(
+        ("--labels", "65536", "--documents", "48000", "--held-out", "15000", "--fitted", "1000"),
+        ("--fitted", "20000"),
+    ),
     "growth": Script(
         ("{out}/steps.jsonl", "{out}/label_trees.jsonl", "--picture", "{out}/growth.svg"),
         ("{out}/steps.jsonl", "{out}/label_trees.jsonl", "--picture", "{out}/growth.svg"),
@@ -87,6 +97,34 @@ def at(L: int, name: str) -> Callable[[Lines], float | None]:
 def first(name: str) -> Callable[[Lines], float | None]:
     """A figure of the only line."""
     return lambda lines: lines[0][name]
+
+
+def of_part(part: str, name: str) -> Callable[[Lines], float | None]:
+    """A figure of a part's line, where all labels of the published shape were asked."""
+
+    def read(lines: Lines) -> float | None:
+        found = {line["part"]: line for line in lines}
+        return found[part][name] if found["prepare"]["labels"] == FULL else None
+
+    return read
+
+
+def of_words(lines: Lines) -> float | None:
+    """Milliseconds of the linear classifiers and the neighbours for one text, at the published shape."""
+    found = {line["part"]: line for line in lines}
+    if found["prepare"]["labels"] != FULL:
+        return None
+    return round(sum(found["rank"][kind]["ms for one text"] for kind in ("linear", "neighbours")), 2)
+
+
+def faster(batch: int) -> Callable[[Lines], float | None]:
+    """How many times as fast as torch int8 is."""
+    return lambda lines: next(line["times as fast"]["int8"] for line in lines if line.get("batch") == batch)
+
+
+def lost(ranker: str) -> Callable[[Lines], float | None]:
+    """Points of P@1 on dev that int8 loses; None where the artifact holds no such ranker."""
+    return lambda lines: next((line["lost"]["int8"]["P@1"] for line in lines if line.get("ranker") == ranker), None)
 
 
 def steepest(cost: str) -> Callable[[Lines], float | None]:
@@ -150,6 +188,31 @@ ROWS = [
         0.03,
         "reading",
         first("batch over the encoder's step"),
+    ),
+    Row("int8 over torch in fp32, one text, times as fast", "≥ 1.8", 1.8, "export", faster(1)),
+    Row("int8 over torch in fp32, 64 texts, times as fast", "≥ 1.8", 1.8, "export", faster(64)),
+    *(
+        Row(f"points of P@1 on dev that int8 loses, {ranker}", "≤ 0.5", 0.5, "export", lost(ranker))
+        for ranker in ("cascade", "blend")
+    ),
+    Row(
+        f"linear classifiers of {FULL:,} labels, hours (extrapolated)",
+        "≤ 2",
+        2,
+        "wide",
+        of_part("linear", "hours for all labels, extrapolated"),
+    ),
+    Row(
+        "their memory while fitting, GB, shared pages counted in each process",
+        "≤ 12",
+        12,
+        "wide",
+        of_part("linear", "peak GB while fitting"),
+    ),
+    Row("one text by linear classifiers and neighbours, ms", "≤ 5", 5, "wide", of_words),
+    *(
+        Row(f"memory of {part} at {FULL:,} labels, GB", "≤ 4", 4, "wide", of_part(part, "peak GB"))
+        for part in ("calibrate", "evaluate", "reference", "drift", "judge", "package")
     ),
     *(
         Row(f"steepest exponent of {cost}", "≤ 1", 1, "growth", steepest(cost))

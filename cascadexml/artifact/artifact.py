@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from cascadexml.artifact.formats import ARTIFACT, REFERENCE, networks
+from cascadexml.artifact.formats import ARTIFACT, REFERENCE, exported_from, networks
 from cascadexml.bundle import MANIFEST, Bundle, Format, sha256_of
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import FormatError
@@ -87,6 +87,12 @@ class Artifact:
         """Fingerprint of the bundle of the ranker that answers: equal content, equal fingerprint."""
         return self.ranker_bundle().fingerprint
 
+    @property
+    def measured_ranker(self) -> str:
+        """Fingerprint of the ranker that the reference and the figures are of: of an export, that of its original."""
+        exported = exported_from(self.bundle)
+        return self.ranker_fingerprint if exported is None else exported.ranker
+
     def ranker(self, device: str = "auto", batch_size: int = 64) -> "Ranker":
         """The ranker that answers for this model.
 
@@ -128,7 +134,8 @@ class Artifact:
         places = networks(self.bundle.files)
         if not places:
             raise FormatError(
-                f"{self.path} holds the rankers {', '.join(self.meta['rankers'])} and no cascade: take another one."
+                f"{self.path} holds the rankers {', '.join(self.meta['rankers'])} and no cascade in torch: take "
+                "another one."
             )
         return self.bundle.part(f"{places[0]}/{name}", format_)
 

@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from cascadexml.artifact.formats import Exported
 from cascadexml.evaluation.choices import BANDS
 from cascadexml.evaluation.report import FAMILIES_SHOWN, Attained, EvaluationReport, caption
 from cascadexml.metrics.report import BinReport, Report
@@ -52,6 +53,12 @@ is under Apache-2.0.
 On the test split, measured once, in percent, with bootstrap 95 % intervals over documents. P: precision, R: recall,
 nDCG: normalised discounted cumulative gain, PSP: propensity-scored precision, which weighs rare labels more.
 
+{% if exported -%}
+These figures, the calibration and the thresholds are those of the model that this one was exported from.
+{%- if exported.precision == "int8" %} In int8 they may differ by a few tenths of a percent: `cascadexml evaluate`
+measures it.{% endif %}
+
+{% endif -%}
 {% if names -%}
 |  | {{ reports | join(" | ") }} |
 |---|{{ "---|" * reports | length }}
@@ -107,12 +114,13 @@ echo "A text to label" | cascadexml predict path/to/this/folder
 """
 
 
-def render(meta: Mapping[str, Any], metrics: EvaluationReport) -> str:
+def render(meta: Mapping[str, Any], metrics: EvaluationReport, exported: Exported | None = None) -> str:
     """The model card in Markdown, under a head in YAML.
 
     Args:
         meta: what `artifact.pack` keeps in the manifest.
         metrics: the evaluation; parts that were not measured are left out.
+        exported: what the model was exported from, where it was.
     """
     from huggingface_hub import ModelCard, ModelCardData
 
@@ -126,6 +134,7 @@ def render(meta: Mapping[str, Any], metrics: EvaluationReport) -> str:
         "Networks": meta["networks"] > 1 and f"{meta['networks']}, an ensemble",
         "Parameters": meta["parameters"] and f"{meta['parameters']:,}",
         "Documents": ", ".join(f"{split} {N:,}" for split, N in meta["documents"].items()) or "unknown",
+        "Exported": exported,
         "Data fingerprint": f"`{meta['data_fingerprint']}`",
         "Git revision": f"`{meta['git_revision']}`",
         "Made with": ", ".join(f"{library} {version}" for library, version in meta["libraries"].items()),
@@ -137,6 +146,7 @@ def render(meta: Mapping[str, Any], metrics: EvaluationReport) -> str:
         head,
         template_str=CARD,
         meta=meta,
+        exported=exported,
         facts=facts,
         stated=meta["params"].get("package", {}),
         reports={"this model": ours, **{caption(other): report for other, report in metrics.baselines.items()}},

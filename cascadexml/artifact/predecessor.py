@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from cascadexml.artifact.formats import ARTIFACT, networks
+from cascadexml.artifact.formats import ARTIFACT, exported_from, networks
 from cascadexml.bundle import Bundle, Format
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import ConfigError, DataError, FormatError
@@ -26,8 +26,14 @@ class Predecessor:
 
         Raises:
             FormatError: it holds no network, or one of another version.
-            ConfigError: it holds more or fewer.
+            ConfigError: it holds more or fewer, or was exported.
         """
+        exported = exported_from(self.bundle)
+        if exported is not None:
+            raise ConfigError(
+                f"{self.bundle.path} was exported to {exported.format} and cannot be trained further: start from the "
+                f"artifact that it was made from ({exported.artifact}), or set train.warm_start to false."
+            )
         places = networks(self.bundle.files)
         if not places:
             raise FormatError(f"{self.bundle.path} holds no cascade: a warm start needs an artifact with one.")

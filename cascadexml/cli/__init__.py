@@ -12,6 +12,7 @@ import click
 
 from cascadexml import __version__
 from cascadexml.cli.evaluate import evaluate
+from cascadexml.cli.export import export
 from cascadexml.cli.info import info
 from cascadexml.cli.judge import judge
 from cascadexml.cli.params import params
@@ -48,7 +49,7 @@ class _CommandLine(click.Group):
 @click.group(
     "cascadexml",
     cls=_CommandLine,
-    commands=[predict, evaluate, info, train, judge, registry, params],
+    commands=[predict, evaluate, info, train, judge, export, registry, params],
     epilog="Each command has its own --help, with examples.",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 120},
 )

@@ -19,6 +19,7 @@ def info(path: str, as_json: bool) -> None:
 
     PATH is the artifact's folder, or s3://bucket/prefix/name@champion.
     """
+    from cascadexml.artifact.formats import exported_from
     from cascadexml.evaluation.report import in_a_line
     from cascadexml.registry import open_model
 
@@ -27,6 +28,7 @@ def info(path: str, as_json: bool) -> None:
     if as_json:
         print_json({**meta, "fingerprint": artifact.fingerprint, "bytes": artifact.size})
         return
+    exported = exported_from(artifact.bundle)
     package, encoder = meta["params"].get("package", {}), meta["encoder"]
     lines = {
         "name": meta["name"],
@@ -37,6 +39,7 @@ def info(path: str, as_json: bool) -> None:
         f"{encoder['num_hidden_layers']} layers of {encoder['hidden_size']})",
         "parameters": meta["parameters"] and f"{meta['parameters']:,}",
         "tokens a text": meta["max_length"],
+        **({} if exported is None else {"exported": exported}),
         "threshold": f"{meta['threshold']:.4f}",
         "data": package.get("data") or "not stated",
         "data licence": package.get("data_licence") or "not stated",

@@ -104,7 +104,7 @@ def _reference_of(artifact: Artifact, L: int) -> Reference:
             f"{artifact.path} carries no reference to compare with: pack it again after dvc repro reference."
         )
     reference = Reference.load(artifact.reference)
-    if reference.meta["model"] not in (None, artifact.ranker_bundle().fingerprint) or reference.meta["labels"] != L:
+    if reference.meta["model"] not in (None, artifact.measured_ranker) or reference.meta["labels"] != L:
         raise FormatError(f"{artifact.reference.path} is the reference of another model: pack the artifact again.")
     return reference
 

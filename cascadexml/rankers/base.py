@@ -30,6 +30,7 @@ FORMATS = {
     for kind, version in (
         ("blend", 1),
         ("cascade", 1),
+        ("cascade-onnx", 1),
         ("ensemble", 1),
         ("linear", 2),
         ("names", 1),

@@ -111,7 +111,7 @@ class Sources:
             neighbours = NearestNeighbours.fit(documents, Y, settings.neighbours, opening=settings.opening)
         if "vectors" in chosen:
             reader = cascade.first if isinstance(cascade, Ensemble) else cascade
-            device = next(reader.network.parameters()).device
+            device = reader.network.device
             # Neighbours do not mind the third digit, and this pass is the longest part of a blend.
             with torch.autocast(device.type, torch.bfloat16, enabled=multiplies_bf16(device)):
                 _, seen = reader.rank_with_vectors(documents, 1, progress=progress)

@@ -19,12 +19,15 @@ from cascadexml.data.tokens import tokenizer_fingerprint
 from cascadexml.errors import FormatError
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, PREFIX, Documents, ranker_bundle
-from cascadexml.rankers.cascade.ranker import CascadeRanker
+from cascadexml.rankers.cascade.onnx_ranker import OnnxRanker
+from cascadexml.rankers.cascade.ranker import CascadeRanker, TokenRanker
 from cascadexml.ranking import Ranking, joined, keys_of, scores_at
 
 FORMAT = FORMATS["ensemble"]
 DEPTH = 100
 """Labels that each member ranks, whatever is asked of the ensemble."""
+SINGLE: dict[str, type[TokenRanker]] = {CascadeRanker.kind: CascadeRanker, OnnxRanker.kind: OnnxRanker}
+"""Kind → class of what may be a member: one network with its tokenizer."""
 _DOCUMENTS_A_CHUNK = 4096
 
 
@@ -42,7 +45,7 @@ class Ensemble:
         ValueError: there are fewer than two, or they differ in labels, tokenizer or the length that a text is cut to.
     """
 
-    members: Sequence[CascadeRanker]
+    members: Sequence[TokenRanker]
 
     kind: ClassVar = "ensemble"
 
@@ -63,7 +66,7 @@ class Ensemble:
         return self.first.L
 
     @property
-    def first(self) -> CascadeRanker:
+    def first(self) -> TokenRanker:
         """The member whose vectors it gives."""
         return self.members[0]
 
@@ -109,28 +112,31 @@ class Ensemble:
         """
         found = FORMAT.read(place)
         try:
-            parts = [found.part(member_name(i), FORMATS["cascade"]) for i in range(int(found.meta["members"]))]
-            return cls([CascadeRanker.load(part, device, batch_size) for part in parts])
+            parts = [single_part(found, member_name(i)) for i in range(int(found.meta["members"]))]
+            return cls([_load_single(part, device, batch_size) for part in parts])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{found.path} cannot be read as an ensemble ({error}): make it again.") from None
 
 
-Cascade = CascadeRanker | Ensemble
+Cascade = TokenRanker | Ensemble
 """What may stand where the network's ranking and vectors are wanted."""
 
 
 def load_cascade(place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Cascade:
-    """Load the network, or the ensemble of networks, that lies at `place`.
+    """Load the network, exported or not, or the ensemble of networks, that lies at `place`.
 
     Raises:
+        ConfigError: it was exported, and a package that it needs is not installed.
         FormatError: as of `CascadeRanker.load`, or what lies there is a ranker of another kind.
         PredictionError: `device` is not there.
     """
     found = ranker_bundle(place)
     kind = found.kind.removeprefix(PREFIX)
-    if kind not in (CascadeRanker.kind, Ensemble.kind):
+    if kind == Ensemble.kind:
+        return Ensemble.load(found, device, batch_size)
+    if kind not in SINGLE:
         raise FormatError(f"{found.path} is a {found.kind!r}, expected a network or an ensemble: check the path.")
-    return (Ensemble if kind == Ensemble.kind else CascadeRanker).load(found, device, batch_size)
+    return _load_single(found, device, batch_size)
 
 
 def cascade_part(holder: Bundle, name: str) -> Bundle:
@@ -139,8 +145,23 @@ def cascade_part(holder: Bundle, name: str) -> Bundle:
     Raises:
         FormatError: as of `Bundle.part`.
     """
-    ensemble = kind_of(holder.path / name) == FORMAT.kind
-    return holder.part(name, FORMAT if ensemble else FORMATS["cascade"])
+    if kind_of(holder.path / name) == FORMAT.kind:
+        return holder.part(name, FORMAT)
+    return single_part(holder, name)
+
+
+def single_part(holder: Bundle, name: str) -> Bundle:
+    """The bundle of the network, exported or not, in the folder `name` of a bundle.
+
+    Raises:
+        FormatError: as of `Bundle.part`.
+    """
+    kind = kind_of(holder.path / name).removeprefix(PREFIX)
+    return holder.part(name, FORMATS[kind if kind in SINGLE else CascadeRanker.kind])
+
+
+def _load_single(found: Bundle, device: str, batch_size: int) -> TokenRanker:
+    return SINGLE[found.kind.removeprefix(PREFIX)].load(found, device, batch_size)
 
 
 def join(members: Sequence[Path], folder: Path) -> None:

@@ -11,6 +11,7 @@ from cascadexml.rankers.base import BATCH_SIZE, PREFIX, Ranker, ranker_bundle
 KINDS = {
     "blend": ("cascadexml.rankers.blend", "Blend"),
     "cascade": ("cascadexml.rankers.cascade.ranker", "CascadeRanker"),
+    "cascade-onnx": ("cascadexml.rankers.cascade.onnx_ranker", "OnnxRanker"),
     "ensemble": ("cascadexml.rankers.ensemble", "Ensemble"),
     "linear": ("cascadexml.rankers.linear", "LinearRanker"),
     "names": ("cascadexml.rankers.names", "NamesRanker"),

@@ -13,11 +13,13 @@ from cascadexml.config import LinearSettings
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.errors import FormatError
-from cascadexml.rankers.base import Documents, Ranker, VectorRanker
+from cascadexml.rankers.base import Documents, Ranker, VectorRanker, ranker_bundle
 from cascadexml.rankers.blend import Blend
 from cascadexml.rankers.cascade.encoder import load_tokenizer
+from cascadexml.rankers.cascade.onnx_ranker import OnnxRanker
 from cascadexml.rankers.cascade.ranker import CascadeRanker
 from cascadexml.rankers.ensemble import Ensemble
+from cascadexml.rankers.exporting import export_ranker
 from cascadexml.rankers.linear import LinearRanker
 from cascadexml.rankers.loading import KINDS, load_ranker, ranker_class
 from cascadexml.rankers.names import NamesRanker
@@ -34,6 +36,12 @@ BLANK = ["", "  ", "\n\t \u2003"]
 def cascade(corpus: Corpus, folder: Path) -> CascadeRanker:
     encoder = make_tiny_encoder("bert", folder / "encoder", layers=2)
     return CascadeRanker(tiny_model(corpus, encoder), load_tokenizer(str(encoder)), MAX_LENGTH, batch_size=7)
+
+
+def exported(corpus: Corpus, folder: Path) -> OnnxRanker:
+    cascade(corpus, folder).save(folder / "cascade")
+    export_ranker(ranker_bundle(folder / "cascade"), folder / "exported", "fp32")
+    return OnnxRanker.load(folder / "exported", batch_size=7)
 
 
 def ensemble(corpus: Corpus, folder: Path) -> Ensemble:
@@ -67,6 +75,7 @@ def blend(corpus: Corpus, folder: Path) -> Blend:
 MADE: dict[str, Callable[[Corpus, Path], Ranker]] = {
     "blend": blend,
     "cascade": cascade,
+    "cascade-onnx": exported,
     "ensemble": ensemble,
     "linear": linear,
     "names": names,
@@ -234,7 +243,7 @@ def test_saving_twice_gives_the_same_bytes(ranker: Ranker, saved: Path, tmp_path
 
 def test_nothing_on_disk_executes(saved: Path) -> None:
     suffixes = {file.suffix for file in saved.rglob("*") if file.is_file()}
-    assert suffixes <= {".json", ".npy", ".safetensors", ".txt"}
+    assert suffixes <= {".json", ".npy", ".onnx", ".safetensors", ".txt"}
     for file in saved.rglob("*.npy"):
         np.load(file, allow_pickle=False)
 

@@ -5,22 +5,45 @@ Training's evaluation on dev, the ranker and all who use it rank here, so that o
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor, nn
 
 from cascadexml.data.tokens import Tokens, length_bucketed
 from cascadexml.device import is_out_of_memory
 from cascadexml.errors import PredictionError
+from cascadexml.labels.tree import LabelTree
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE
-from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.cascade.heads import Head
 from cascadexml.ranking import NO_LABEL, Ranking
 
 
+class Network(Protocol):
+    """What ranks a batch of tokens: `CascadeXML`, or the same with its encoder run by ONNX Runtime."""
+
+    tree: LabelTree
+
+    @property
+    def heads(self) -> list[Head]:
+        """The R resolutions' classifiers, coarse to fine."""
+        ...
+
+    @property
+    def device(self) -> torch.device:
+        """Where it takes tokens."""
+        ...
+
+    def rank_with_vectors(self, input_ids: Tensor, attention_mask: Tensor, K: int) -> tuple[Tensor, Tensor, Tensor]:
+        """As of `CascadeXML.rank_with_vectors`."""
+        ...
+
+
 def rank_tokens(
-    network: CascadeXML, tokens: Tokens, K: int, batch_size: int = BATCH_SIZE, progress: Progress = silent
+    network: Network, tokens: Tokens, K: int, batch_size: int = BATCH_SIZE, progress: Progress = silent
 ) -> Ranking:
     """The best K labels of N tokenised documents, with the network's own scores: what calibration is fitted on.
 
@@ -48,7 +71,7 @@ def attend_ranking(network: CascadeXML, tokens: Tokens, batch_size: int = BATCH_
 
 
 def rank_tokens_with_vectors(
-    network: CascadeXML, tokens: Tokens, K: int, batch_size: int = BATCH_SIZE, progress: Progress = silent
+    network: Network, tokens: Tokens, K: int, batch_size: int = BATCH_SIZE, progress: Progress = silent
 ) -> tuple[Ranking, npt.NDArray[np.float32]]:
     """What `rank_tokens` gives, and the (N, d) vectors that the labels were scored from; zeros without content."""
     vectors = np.zeros((len(tokens), network.heads[-1].d), dtype=np.float32)
@@ -56,7 +79,7 @@ def rank_tokens_with_vectors(
 
 
 def _rank(
-    network: CascadeXML,
+    network: Network,
     tokens: Tokens,
     K: int,
     batch_size: int,
@@ -67,7 +90,7 @@ def _rank(
     N, found = len(tokens), min(K, network.tree.L)
     labels = np.full((N, K), NO_LABEL, dtype=np.int32)
     scores = np.full((N, K), -np.inf, dtype=np.float32)
-    device = next(network.parameters()).device
+    device = network.device
     with_content, done = tokens.with_content, 0
     with _evaluating(network):
         for places in length_bucketed(tokens.lengths[with_content], batch_size):
@@ -101,9 +124,9 @@ def _refuse_without_label(
 
 
 @contextmanager
-def _evaluating(network: CascadeXML) -> Iterator[None]:
+def _evaluating(network: Network) -> Iterator[None]:
     # Going through all modules takes longer than a layer does on one text: only where it changes something.
-    if not network.training:
+    if not isinstance(network, nn.Module) or not network.training:
         yield
         return
     network.eval()

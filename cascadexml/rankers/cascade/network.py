@@ -43,6 +43,8 @@ LEAN_NODES = 2**16
 """From so many nodes on a resolution's classifier is lean, where the settings leave it open."""
 ROWS = {"bf16": torch.bfloat16, "fp32": torch.float32}
 
+UNFIT = (KeyError, TypeError, ValueError, RuntimeError, SafetensorError)
+"""What reading parts raises that do not fit each other."""
 HEADS = "_heads."
 """What names of their weights begin with."""
 
@@ -192,19 +194,10 @@ class CascadeXML(nn.Module):
         self.joins = nn.ModuleList(
             nn.Linear(len(layers) * d, d) if len(layers) > 1 else nn.Identity() for layers in config.taps
         )
-        dense: Rows = "dense"
-        self._heads = nn.ModuleList(
-            make_head(torch.from_numpy(children), d, rate, rows, peers)
-            for children, rate, rows in zip(
-                children_of_levels(tree), config.dropout, config.rows or [dense] * len(config.taps), strict=True
-            )
-        )
+        self._heads = make_heads(tree, config, d, peers)
         for head in self.heads if start else ():
             head.start_at_random()
-        slots = label_slots(tree)
-        label_of_slot = torch.full_like(self.heads[-1].slots, -1)
-        label_of_slot[torch.from_numpy(slots)] = torch.arange(tree.L)
-        self.register_buffer("label_of_slot", label_of_slot, persistent=False)
+        self.register_buffer("label_of_slot", labels_of_slots(tree, self.heads[-1]), persistent=False)
 
     @property
     def heads(self) -> list[Head]:
@@ -220,6 +213,11 @@ class CascadeXML(nn.Module):
         """What of `state_dict` lies in this process alone, by name; of all processes by rank it makes the whole."""
         heads = enumerate(self.heads)
         return {f"{HEADS}{r}.{name}": value for r, head in heads for name, value in head.part().items()}
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.heads[-1].device
 
     @property
     def replicated(self) -> list[Tensor]:
@@ -244,27 +242,7 @@ class CascadeXML(nn.Module):
         Raises:
             EncoderError: the encoder gives no hidden state for every layer.
         """
-        output = self.encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
-        states = output.hidden_states
-        deepest = max(max(layers) for layers in self.config.taps)
-        if states is None or len(states) <= deepest:
-            raise EncoderError(
-                f"the encoder ({self.encoder.config.model_type}) gives no hidden state of layer {deepest}: "
-                "choose an encoder such as BERT, RoBERTa, MPNet or XLM-R."
-            )
-        if self.config.pooling == "cls":
-            pooled = {layer: states[layer][:, 0] for layers in self.config.taps for layer in layers}
-        else:
-            weights = attention_mask.unsqueeze(2) / attention_mask.sum(1).clamp(min=1)[:, None, None]
-            pooled = {
-                layer: (states[layer] * weights.to(states[layer].dtype)).sum(1)
-                for layers in self.config.taps
-                for layer in layers
-            }
-        return [
-            join(torch.cat([pooled[layer] for layer in layers], dim=1))
-            for join, layers in zip(self.joins, self.config.taps, strict=True)
-        ]
+        return vectors_of(self.encoder, self.joins, self.config, input_ids, attention_mask)
 
     def forward(
         self, input_ids: Tensor, attention_mask: Tensor, positives: Sequence[tuple[Tensor, Tensor]]
@@ -323,23 +301,8 @@ class CascadeXML(nn.Module):
             label rows (B, K) int64, best first, -1 for padding; scores (B, K) float32 in (0, 1), 0 for padding; the
             last resolution's vectors (B, d).
         """
-        parents, above = None, None
         vectors = self.vectors(input_ids, attention_mask)
-        log_score, slots = torch.empty(0), torch.empty(0)
-        for r, h in enumerate(vectors):
-            head = self.heads[r]
-            logits, slots = head(h, parents)
-            log_score = functional.logsigmoid(logits.float())
-            if r < len(self.config.shortlist):
-                parents, above = pick_shortlist(logits, slots, self.config.shortlist[r], None)
-            elif self.config.score == "weighted" and above is not None:
-                log_score = log_score + functional.logsigmoid(above).repeat_interleave(head.m, dim=1)
-        found = min(K, log_score.shape[1])
-        best, places = log_score.topk(found, dim=1)
-        labels = self.label_of_slot[slots.gather(1, places)]
-        empty = K - found
-        scores = functional.pad(best.exp(), (0, empty), value=0.0)
-        return functional.pad(labels, (0, empty), value=-1), scores, vectors[-1]
+        return *rank_vectors(vectors, self.heads, self.label_of_slot, self.config, K), vectors[-1]
 
     def save(self, path: Path, parts: Sequence[Path] = ()) -> None:
         """Write weights (safetensors), configuration, the encoder's configuration and the tree as one bundle.
@@ -349,7 +312,7 @@ class CascadeXML(nn.Module):
             parts: files (safetensors) of what `part` gives in the other processes, by rank; the bundle holds all of it.
         """
         with FORMAT.write(path) as folder:
-            (folder / "config.json").write_text(json.dumps(dataclasses.asdict(self.config), indent=1) + "\n")
+            write_config(self.config, folder / "config.json")
             encoder = json.loads(self.encoder.config.to_json_string(use_diff=False))
             # Where the encoder lay on this machine is nobody's concern, and would make equal models differ.
             encoder.pop("_name_or_path", None)
@@ -376,31 +339,13 @@ class CascadeXML(nn.Module):
         """
         found = FORMAT.read(place)
         path = found.path
-        file = path / "model.safetensors"
         try:
-            fields: dict[str, Any] = json.loads((path / "config.json").read_text(encoding="utf-8"))
-            for name in ("taps", "dropout", "shortlist", "rows"):
-                fields[name] = tuple(tuple(v) if isinstance(v, list) else v for v in fields[name])
-            config = ModelConfig(**fields)
             encoder = transformer_from_config(read_encoder_config(path / "encoder.json"))
-            model = cls(encoder, LabelTree.load(found.part("tree", TREE_FORMAT)), config, start=False)
-            weights = load_file(file)
-            for name, kept in model.state_dict().items():
-                if weights[name].dtype != kept.dtype:
-                    raise TypeError(f"{name} is of {weights[name].dtype}, expected {kept.dtype}")
-                if not name.startswith(HEADS):
-                    weights[name] = weights[name].clone()
-            # Rows of heads stay where they are: in the file, which is mapped into memory.
-            model.load_state_dict(weights, assign=True)
-        except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise FormatError(f"{path} does not hold a CascadeXML model whose parts fit ({reason}).") from None
-        for name, value in weights.items():
-            if not all_finite(value):
-                raise FormatError(
-                    f"{file} holds a weight that is NaN or infinite in {name}, which ranks nothing: fetch or train "
-                    "the model again."
-                )
+            tree = LabelTree.load(found.part("tree", TREE_FORMAT))
+            model = cls(encoder, tree, read_config(path / "config.json"), start=False)
+            load_weights(model, path / "model.safetensors")
+        except UNFIT as error:
+            raise FormatError(f"{path} does not hold a CascadeXML model whose parts fit ({told(error)}).") from None
         return model.eval().to(device)
 
 
@@ -412,6 +357,122 @@ def _joined(parts: Sequence[Tensor], file: Path) -> Tensor:
     file.unlink()
     torch.cat(list(parts), out=whole)
     return whole
+
+
+def make_heads(tree: LabelTree, config: ModelConfig, d: int, peers: Peers | None = None) -> nn.ModuleList:
+    """The R resolutions' classifiers over vectors of size d, coarse to fine; their rows hold whatever memory held."""
+    dense: Rows = "dense"
+    return nn.ModuleList(
+        make_head(torch.from_numpy(children), d, rate, rows, peers)
+        for children, rate, rows in zip(
+            children_of_levels(tree), config.dropout, config.rows or [dense] * len(config.taps), strict=True
+        )
+    )
+
+
+def labels_of_slots(tree: LabelTree, leaf: Head) -> Tensor:
+    """(P·m,) int64: the label of each slot of the last resolution's classifier, -1 for padding."""
+    found = torch.full_like(leaf.slots, -1)
+    found[torch.from_numpy(label_slots(tree))] = torch.arange(tree.L)
+    return found
+
+
+def vectors_of(
+    encoder: PreTrainedModel, joins: nn.ModuleList, config: ModelConfig, input_ids: Tensor, attention_mask: Tensor
+) -> list[Tensor]:
+    """Each resolution's (B, d) vectors, as of `CascadeXML.vectors`, from its parts."""
+    output = encoder(input_ids=input_ids, attention_mask=attention_mask, output_hidden_states=True)
+    states = output.hidden_states
+    deepest = max(max(layers) for layers in config.taps)
+    if states is None or len(states) <= deepest:
+        raise EncoderError(
+            f"the encoder ({encoder.config.model_type}) gives no hidden state of layer {deepest}: "
+            "choose an encoder such as BERT, RoBERTa, MPNet or XLM-R."
+        )
+    if config.pooling == "cls":
+        pooled = {layer: states[layer][:, 0] for layers in config.taps for layer in layers}
+    else:
+        weights = attention_mask.unsqueeze(2) / attention_mask.sum(1).clamp(min=1)[:, None, None]
+        pooled = {
+            layer: (states[layer] * weights.to(states[layer].dtype)).sum(1)
+            for layers in config.taps
+            for layer in layers
+        }
+    return [
+        join(torch.cat([pooled[layer] for layer in layers], dim=1))
+        for join, layers in zip(joins, config.taps, strict=True)
+    ]
+
+
+def rank_vectors(
+    vectors: Sequence[Tensor], heads: Sequence[Head], label_of_slot: Tensor, config: ModelConfig, K: int
+) -> tuple[Tensor, Tensor]:
+    """The best K labels of each text, by the cascade of shortlists.
+
+    Args:
+        vectors: each of R resolutions' (B, d).
+        heads: the R classifiers.
+        label_of_slot: as of `labels_of_slots`.
+        config: shortlists and score.
+        K: how many labels.
+
+    Returns:
+        Label rows and scores (B, K), as of `CascadeXML.rank_with_vectors`.
+    """
+    parents, above = None, None
+    log_score, slots = torch.empty(0), torch.empty(0)
+    for r, (head, h) in enumerate(zip(heads, vectors, strict=True)):
+        logits, slots = head(h, parents)
+        log_score = functional.logsigmoid(logits.float())
+        if r < len(config.shortlist):
+            parents, above = pick_shortlist(logits, slots, config.shortlist[r], None)
+        elif config.score == "weighted" and above is not None:
+            log_score = log_score + functional.logsigmoid(above).repeat_interleave(head.m, dim=1)
+    found = min(K, log_score.shape[1])
+    best, places = log_score.topk(found, dim=1)
+    labels = label_of_slot[slots.gather(1, places)]
+    empty = K - found
+    return functional.pad(labels, (0, empty), value=-1), functional.pad(best.exp(), (0, empty), value=0.0)
+
+
+def write_config(config: ModelConfig, file: Path) -> None:
+    """Write what `read_config` reads."""
+    file.write_text(json.dumps(dataclasses.asdict(config), indent=1) + "\n", encoding="utf-8")
+
+
+def read_config(file: Path) -> ModelConfig:
+    """The configuration that `write_config` wrote; raises one of `UNFIT` where it is none."""
+    fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    for name in ("taps", "dropout", "shortlist", "rows"):
+        fields[name] = tuple(tuple(v) if isinstance(v, list) else v for v in fields[name])
+    return ModelConfig(**fields)
+
+
+def load_weights(module: nn.Module, file: Path) -> None:
+    """Give a module the weights of a safetensors file; rows of heads stay where they are, mapped into memory.
+
+    Raises:
+        FormatError: a weight is NaN or infinite.
+        KeyError, TypeError, ValueError, RuntimeError, SafetensorError: `UNFIT`, the file does not fit the module.
+    """
+    weights = load_file(file)
+    for name, kept in module.state_dict().items():
+        if weights[name].dtype != kept.dtype:
+            raise TypeError(f"{name} is of {weights[name].dtype}, expected {kept.dtype}")
+        if not name.startswith(HEADS):
+            weights[name] = weights[name].clone()
+    module.load_state_dict(weights, assign=True)
+    for name, value in weights.items():
+        if not all_finite(value):
+            raise FormatError(
+                f"{file} holds a weight that is NaN or infinite in {name}, which ranks nothing: fetch or train "
+                "the model again."
+            )
+
+
+def told(error: Exception) -> str:
+    """What an error says, on one line and not at length."""
+    return " ".join(str(error).split())[:300]
 
 
 def all_finite(value: Tensor) -> bool:

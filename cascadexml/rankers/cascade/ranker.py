@@ -1,5 +1,6 @@
 """The cascade as a ranker: the network, and the tokenizer whose tokens it was trained on."""
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
@@ -14,7 +15,7 @@ from cascadexml.errors import FormatError
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer, save_tokenizer
-from cascadexml.rankers.cascade.inference import rank_tokens, rank_tokens_with_vectors
+from cascadexml.rankers.cascade.inference import Network, rank_tokens, rank_tokens_with_vectors
 from cascadexml.rankers.cascade.network import FORMAT as NETWORK_FORMAT
 from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.ranking import Ranking
@@ -26,8 +27,8 @@ FORMAT = FORMATS["cascade"]
 
 
 @dataclass(eq=False)
-class CascadeRanker:
-    """A trained network, ready to rank texts or their tokens.
+class TokenRanker(ABC):
+    """A trained network behind its tokenizer, ready to rank texts or their tokens.
 
     A text's scores are the same, to about 1e-6, alone and in any batch. A text that the tokenizer gives nothing but
     special tokens for has no content. A long text is cut to `max_length` tokens, as in training.
@@ -39,12 +40,10 @@ class CascadeRanker:
         batch_size: documents scored at once.
     """
 
-    network: CascadeXML
+    network: Network
     tokenizer: "PreTrainedTokenizerBase"
     max_length: int
     batch_size: int = BATCH_SIZE
-
-    kind: ClassVar = "cascade"
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -75,6 +74,24 @@ class CascadeRanker:
             return documents.tokens
         return tokenize(documents.texts, self.tokenizer, self.max_length)
 
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """As of `Ranker`."""
+
+    @classmethod
+    @abstractmethod
+    def load(cls, place: Path | Bundle, device: str = "auto", batch_size: int = BATCH_SIZE) -> Self:
+        """As of `Ranker`."""
+
+
+@dataclass(eq=False)
+class CascadeRanker(TokenRanker):
+    """The network as it was trained, in torch."""
+
+    network: CascadeXML
+
+    kind: ClassVar = "cascade"
+
     def save(self, folder: Path) -> None:
         """Write a bundle to `folder`: the network's own bundle and the tokenizer's files."""
         with FORMAT.write(folder, {"L": self.L, "max_length": self.max_length}) as new:
@@ -96,9 +113,18 @@ class CascadeRanker:
         """
         chosen = pick_device(device)
         found = FORMAT.read(place)
-        try:
-            max_length = int(found.meta["max_length"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise FormatError(f"{found.path} does not say how long a text may be ({error!r}): make it again.") from None
+        max_length = max_length_of(found)
         network = CascadeXML.load(found.part("network", NETWORK_FORMAT), str(chosen))
         return cls(network, load_tokenizer(str(found.path / "tokenizer")), max_length, batch_size)
+
+
+def max_length_of(found: Bundle) -> int:
+    """The tokens that a text is cut to, as the bundle of a `TokenRanker` says.
+
+    Raises:
+        FormatError: it does not.
+    """
+    try:
+        return int(found.meta["max_length"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{found.path} does not say how long a text may be ({error!r}): make it again.") from None

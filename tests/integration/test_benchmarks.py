@@ -19,6 +19,7 @@ from benchmarks import (
     calibration,
     curve,
     drift,
+    export,
     fresh,
     growth,
     indexers,
@@ -139,6 +140,21 @@ def test_speed(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
         assert list(line["ms a text"]) == ["encoder", "answer", "network", "linear", "neighbours"]
         assert line["over the encoder"]["encoder"] == 1
         assert all(value > 0 for value in line["ms a text"].values())
+
+
+def test_export(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
+    blend = pack_tiny_blend(tmp_path, Corpus.load(inputs.corpus))
+    one, many, *rankers = bench(export, blend, inputs.corpus, "--texts", 8, "--rounds", 1)
+    assert (one["batch"], many["batch"]) == export.BATCHES
+    for line in (one, many):
+        assert list(line["times as fast"]) == ["torch", "onnx", "int8"]
+        assert line["times as fast"]["torch"] == 1
+        assert all(value > 0 for value in line["ms a text"].values())
+    assert [line["ranker"] for line in rankers] == ["cascade", "blend"]
+    for line in rankers:
+        assert line["texts"] == 60
+        assert line["scores apart"]["torch"] == 0 < line["scores apart"]["int8"]
+        assert line["scores apart"]["onnx"] < 1e-4
 
 
 def test_fresh(bench: Bench, tmp_path: Path) -> None:

@@ -123,7 +123,9 @@ def unknown_in(words: list[str]) -> str | None:
             return words[0]
         command, words = command.commands[words[0]], words[1:]
     options = {option for parameter in command.params for option in parameter.opts} | {"--help"}
-    return next((word for word in re.findall(r"(?<!\S)\[?(--[a-z-]+)", " ".join(words)) if word not in options), None)
+    return next(
+        (word for word in re.findall(r"(?<!\S)\[?(--[a-z0-9-]+)", " ".join(words)) if word not in options), None
+    )
 
 
 def test_the_table_of_stages_is_that_of_dvc() -> None:

@@ -45,6 +45,8 @@ class OnnxEncoder:
         check_graph(data, file)
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
+        # Threads that spin while they wait for the next text take the cores that torch's classifiers run on.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         # What goes wrong is raised; a warning on stderr would say nothing to who predicts.
         options.log_severity_level = 3
         # From the bytes that were looked at: whoever changes the file meanwhile changes nothing here.

@@ -19,6 +19,7 @@ from cascadexml.labels.tree import LabelTree
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE
 from cascadexml.rankers.cascade.heads import Head
+from cascadexml.rankers.cascade.network import CascadeXML
 from cascadexml.ranking import NO_LABEL, Ranking
 
 

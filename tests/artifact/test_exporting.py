@@ -92,7 +92,7 @@ def test_later_records_are_compared_with_the_originals_reference(
 ) -> None:
     pack_again(tmp_path / "torch", folder, small_corpus, reference=folder / "reference")
     export_artifact(open_artifact(tmp_path / "torch"), tmp_path / "int8", "int8")
-    lines = "".join(json.dumps(record) + "\n" for record in sample_records("dev", 40))
+    lines = "".join(json.dumps(record) + "\n" for record in sample_records("dev", 100))
     (tmp_path / "batch.jsonl").write_text(lines, encoding="utf-8")
     batch = read_batch(tmp_path / "batch.jsonl", "batch", SETTINGS.download, SETTINGS.validate)
     settings = replace(SETTINGS.drift, max_unseen_share=1.0)

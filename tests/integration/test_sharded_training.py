@@ -23,7 +23,7 @@ from cascadexml.rankers.loading import load_ranker
 from tests.conftest import sample_records
 from tests.support.tiny_runs import prepare
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.timeout(900)]
 REPO = Path(__file__).resolve().parents[2]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(REPO)}
 # Three micro-batches a step, and two in the last step of an epoch: some process has none, whatever their number.

@@ -17,6 +17,7 @@ from typing import Any
 
 from matplotlib import rcParams
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 COSTS: Mapping[str, Callable[[dict[str, Any]], float | None]] = {
     "seconds a training step": lambda line: line.get("seconds a step"),
@@ -62,6 +63,10 @@ def draw(curves: Mapping[str, Points], picture: Path) -> None:
         axes.loglog(labels, linear, "--", color="#999999", label="linear growth")
         axes.loglog(labels, costs, "o-", color="#0072b2", label="measured")
         axes.set(xlabel="labels", title=name, ylim=(0.7 * min(costs), 3 * max(costs)))
+        axes.set_xticks(labels, [f"{L:,}" for L in labels])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("{x:g}")
         axes.spines[["top", "right"]].set_visible(False)
     figure.axes[0].legend(frameon=False)
     figure.savefig(picture, metadata={"Date": None} if picture.suffix == ".svg" else None)

@@ -31,11 +31,11 @@ class Script:
     """What is run: `{run}` in an argument stands for the checkout of the finished run.
 
     Attributes:
-        short: arguments of the short form; None where it takes too long for that.
+        short: arguments of the short form.
         long: arguments of the long form.
     """
 
-    short: tuple[str, ...] | None
+    short: tuple[str, ...]
     long: tuple[str, ...]
 
 
@@ -59,6 +59,7 @@ class Row:
 
 
 CORPUS, ARTIFACT = "{run}/data/interim/corpus", "{run}/data/models/artifact"
+PRINTED = ("{out}/steps.jsonl", "{out}/label_trees.jsonl", "--picture", "{out}/growth.svg")
 SCRIPTS = {
     "steps": Script(
         (CORPUS, "--labels", "16384", "131073", "670091", "--steps", "4"),
@@ -81,10 +82,7 @@ SCRIPTS = {
         ("--labels", "65536", "--documents", "48000", "--held-out", "15000", "--fitted", "1000"),
         ("--fitted", "20000"),
     ),
-    "growth": Script(
-        ("{out}/steps.jsonl", "{out}/label_trees.jsonl", "--picture", "{out}/growth.svg"),
-        ("{out}/steps.jsonl", "{out}/label_trees.jsonl", "--picture", "{out}/growth.svg"),
-    ),
+    "growth": Script(PRINTED, PRINTED),
 }
 """In the order in which they run: growth reads what two others printed."""
 
@@ -235,7 +233,7 @@ def main() -> None:
     failed = []
     for name, script in SCRIPTS.items():
         told = script.long if arguments.long else script.short
-        if name in arguments.only and told is not None:
+        if name in arguments.only:
             lines = run(name, [each.format(run=arguments.run, out=arguments.out) for each in told], arguments.out)
             if lines is None:
                 failed.append(name)

@@ -200,6 +200,7 @@ def test_label_trees(bench: Bench, inputs: Inputs) -> None:
     (real,) = bench(label_trees, "--corpus", inputs.corpus, "--hops", 0)
     assert real["labels"] == Corpus.load(inputs.corpus).vocabulary.L
     assert list(real["seconds"]) == ["features", "tree"]
+    assert whole_table.at(700, "minutes")([made]) == made["minutes"]
 
 
 def test_indexers(inputs: Inputs, tmp_path: Path) -> None:
@@ -305,7 +306,7 @@ def test_warm_start_untrained(bench: Bench, inputs: Inputs) -> None:
 WIDE = ("--labels", 400, "--documents", 500, "--held-out", 90, "--fitted", 60, "--texts", 70)
 
 
-def test_wide(bench: Bench, tmp_path: Path) -> None:
+def test_wide(bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     found: dict[str, Any] = {}
     for part in wide.PARTS:
         (found[part],) = bench(wide, *WIDE, "--folder", tmp_path, "--part", part)
@@ -315,6 +316,10 @@ def test_wide(bench: Bench, tmp_path: Path) -> None:
     assert all(value > 0 for kind in ("linear", "neighbours", "names") for value in found["rank"][kind].values())
     assert (found["reference"]["records"], found["drift"]["records"]) == (180, 90)
     assert open_artifact(tmp_path / "artifact").meta["labels"] == 400
+    asked = [row for row in whole_table.ROWS if row.script == "wide"]
+    assert {row.read(list(found.values())) for row in asked} == {None}, "a smaller set answers none of the rows"
+    monkeypatch.setattr(whole_table, "FULL", 400)
+    assert all(row.read(list(found.values())) is not None for row in asked)
 
 
 def test_wide_runs_each_part_in_a_process(repo_root: Path, tmp_path: Path) -> None:

@@ -20,6 +20,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from transformers import PreTrainedTokenizerBase
+from transformers.tokenization_utils_base import TruncationStrategy
+from transformers.utils.generic import PaddingStrategy
 
 from cascadexml.bundle import Format
 from cascadexml.errors import ConfigError, DataError, EncoderError, FormatError
@@ -326,17 +328,24 @@ def _encode(
 
 
 def _encode_chunk(tokenizer: PreTrainedTokenizerBase, max_length: int, texts: list[str]) -> Encoded:
-    encoded = tokenizer(
-        [_clean(text) for text in texts],
-        truncation=True,
-        max_length=max_length,
-        padding=False,
-        return_attention_mask=False,
-        return_token_type_ids=False,
-    )["input_ids"]
+    cleaned = [_clean(text) for text in texts]
+    if tokenizer.is_fast:
+        encoded = _encode_fast(tokenizer, max_length, cleaned)
+    else:
+        encoded = tokenizer(cleaned, truncation=True, max_length=max_length)["input_ids"]
     lengths = np.fromiter(map(len, encoded), dtype=np.int64, count=len(encoded))
     ids = np.fromiter(itertools.chain.from_iterable(encoded), dtype=np.int64, count=int(lengths.sum()))
     return ids, lengths
+
+
+def _encode_fast(tokenizer: PreTrainedTokenizerBase, max_length: int, texts: list[str]) -> list[list[int]]:
+    """What the tokenizer's call gives, from the Rust tokenizer itself: the call makes much else of each text first."""
+    tokenizer.set_truncation_and_padding(
+        PaddingStrategy.DO_NOT_PAD, TruncationStrategy.LONGEST_FIRST, max_length, 0, None, None
+    )
+    backend = tokenizer.backend_tokenizer
+    backend.encode_special_tokens = tokenizer.split_special_tokens
+    return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
 
 
 def _clean(text: str) -> str:

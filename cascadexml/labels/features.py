@@ -1,14 +1,14 @@
 """Label features: TF-IDF of the documents, PIFA, and smoothing over the label graph; all sparse, all chunked."""
 
 import logging
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
 from cascadexml.config import ClusterSettings
+from cascadexml.labels.rows import Rows, float32, row_ranges, unit_rows
 from cascadexml.labels.tfidf import Tfidf
 from cascadexml.labels.threads import in_threads
 from cascadexml.progress import Progress, silent
@@ -67,7 +67,7 @@ def pifa(
     Returns:
         (L, V) float32.
     """
-    return _unit_rows(_product_top_k(_float32(Y.T), _float32(X), top_features, "label features", progress))
+    return unit_rows(_product_top_k(float32(Y.T), float32(X), top_features, "label features", progress), in_place=True)
 
 
 def label_walk(
@@ -96,7 +96,7 @@ def label_walk(
     Returns:
         (L, L) float32; the row and column of a label without documents are empty.
     """
-    M = _step(_float32(Y), progress)
+    M = _step(float32(Y), progress)
     L = M.shape[0]
     lengths, share = np.diff(M.indptr).astype(np.int64), WORK // max(L, 1)
     rows = max(1, BUDGET // max(1, min(L, share)))
@@ -120,13 +120,13 @@ def label_walk(
     if kept < whole:
         log.info("label graph: hops went on with %.1f %% of the weight, the rest was cut off", 100 * kept / whole)
     A = sparse.vstack(parts, format="csr", dtype=np.float32)
-    return _float32(_inverse_root(A.sum(axis=1)) @ A @ _inverse_root(A.sum(axis=0)))
+    return float32(_inverse_root(A.sum(axis=1)) @ A @ _inverse_root(A.sum(axis=0)))
 
 
 def _step(Y: sparse.csr_matrix, progress: Progress) -> sparse.csr_matrix:
     """M of `label_walk`: (L, L) float64, of each row the largest `ENTRIES` / L."""
     L, most = Y.shape[1], max(1, ENTRIES // max(Y.shape[1], 1))
-    to_documents, to_labels = _row_stochastic(_float32(Y.T)), _row_stochastic(Y)
+    to_documents, to_labels = _row_stochastic(float32(Y.T)), _row_stochastic(Y)
     return _product_top_k(to_documents, to_labels, min(most, L), "label graph: steps", progress, np.float64)
 
 
@@ -159,7 +159,9 @@ def smooth(
     Returns:
         (L, V) float32.
     """
-    return _unit_rows(_product_top_k(_float32(A), _float32(Z), top_features, "smooth label features", progress))
+    return unit_rows(
+        _product_top_k(float32(A), float32(Z), top_features, "smooth label features", progress), in_place=True
+    )
 
 
 def _product_top_k(
@@ -174,49 +176,46 @@ def _product_top_k(
     sizes = np.diff(right.indptr).astype(np.int64)
     through = np.concatenate([[0], np.cumsum(sizes[left.indices])])
     most = np.minimum(np.diff(through[left.indptr]), right.shape[1])
-    ranges = list(_ranges(most, BUDGET))
-    parts = []
+    ranges = list(row_ranges(most, BUDGET))
+    rows = Rows(right.shape[1], dtype)
     for (_, end), part in zip(
         ranges, in_threads(lambda cut: _top_k((left[slice(*cut)] @ right).tocsr(), k), ranges), strict=True
     ):
-        parts.append(part)
+        rows.append(part)
         progress(what, end, left.shape[0], {})
-    product: sparse.csr_matrix = sparse.vstack(parts, format="csr", dtype=dtype)
-    return product
-
-
-def _ranges(sizes: npt.NDArray[np.int64], budget: int) -> Iterator[tuple[int, int]]:
-    """Cut rows into runs whose sizes sum to at most the budget, at least one row each."""
-    ends = np.cumsum(sizes)
-    start = 0
-    while start < ends.size:
-        before = ends[start - 1] if start else 0
-        end = max(int(np.searchsorted(ends, before + budget, side="right")), start + 1)
-        yield start, end
-        start = end
+    return rows.matrix()
 
 
 def _top_k(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
     """Keep the largest k entries of each row, none negative; among equal ones those of lower columns."""
     counts = np.diff(matrix.indptr).astype(np.int64)
-    if not counts.size or counts.max() <= k:
-        matrix.sort_indices()
-        return matrix
+    large = np.flatnonzero(counts > k)
+    if large.size:
+        keep = np.ones(matrix.nnz, dtype=bool)
+        at = np.flatnonzero(np.repeat(counts > k, counts))
+        keep[at] = _largest(matrix.data[at], matrix.indices[at], counts[large], k)
+        indptr = np.concatenate([[0], np.cumsum(np.minimum(counts, k))])
+        matrix = sparse.csr_matrix((matrix.data[keep], matrix.indices[keep], indptr), shape=matrix.shape)
     matrix.sort_indices()
-    rows = np.repeat(np.arange(counts.size, dtype=np.uint64), counts)
+    return matrix
+
+
+def _largest(
+    data: npt.NDArray[np.floating], columns: npt.NDArray[np.integer], counts: npt.NDArray[np.int64], k: int
+) -> npt.NDArray[np.bool_]:
+    """Which entries are among the largest k of their row; rows, with `counts` entries, follow one another."""
+    row = np.repeat(np.arange(counts.size, dtype=np.uint64), counts)
     # Floats that are not negative sort as their bits do, so that one sort of integers orders each row by value.
-    keys = (rows << np.uint64(32)) | matrix.data.astype(np.float32).view(np.uint32)
-    ordered = np.sort(keys)
-    ends = matrix.indptr[1:].astype(np.int64)
-    bar = ordered[np.clip(ends - np.minimum(counts, k), 0, keys.size - 1)]
-    above = keys > np.repeat(bar, counts)
-    level = keys == np.repeat(bar, counts)
-    room = np.minimum(counts, k) - _row_sums(above, matrix.indptr)
-    passed = np.cumsum(level)
-    rank = passed - np.repeat(np.concatenate([[0], passed])[matrix.indptr[:-1]], counts)
-    keep = above | (level & (rank <= np.repeat(room, counts)))
-    indptr = np.concatenate([[0], np.cumsum(_row_sums(keep, matrix.indptr))])
-    return sparse.csr_matrix((matrix.data[keep], matrix.indices[keep], indptr), shape=matrix.shape)
+    keys = (row << np.uint64(32)) | data.astype(np.float32).view(np.uint32)
+    bar = np.repeat(np.sort(keys)[np.cumsum(counts) - k], counts)
+    keep = keys > bar
+    level = np.flatnonzero(keys == bar)
+    level = level[np.lexsort((columns[level], row[level]))]
+    firsts = np.concatenate([[0], np.cumsum(np.bincount(row[level].astype(np.int64), minlength=counts.size))])
+    room = k - np.bincount(row[keep].astype(np.int64), minlength=counts.size)
+    of = row[level].astype(np.int64)
+    keep[level[np.arange(level.size) - firsts[of] < room[of]]] = True
+    return keep
 
 
 def _row_sums(marks: npt.NDArray[np.bool_], indptr: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
@@ -247,18 +246,3 @@ def _inverse_root(sums: npt.NDArray[np.floating]) -> sparse.dia_matrix:
     """The diagonal matrix of 1 / √sum, with 0 where the sum is 0."""
     flat = np.asarray(sums, dtype=np.float64).ravel()
     return sparse.diags(np.divide(1.0, np.sqrt(flat), out=np.zeros_like(flat), where=flat > 0))
-
-
-def _unit_rows(matrix: sparse.csr_matrix) -> sparse.csr_matrix:
-    norms = sparse.linalg.norm(matrix, axis=1)
-    matrix.data /= np.repeat(norms, np.diff(matrix.indptr)).astype(np.float32)
-    return matrix
-
-
-def _float32(matrix: Any) -> sparse.csr_matrix:
-    """CSR in float32 without stored zeros, copied where it has to be."""
-    kept: sparse.csr_matrix = sparse.csr_matrix(matrix, dtype=np.float32)
-    if not kept.data.all():
-        kept = kept.copy()
-        kept.eliminate_zeros()
-    return kept

@@ -6,11 +6,13 @@ rows, z_l · s is a sum over row l of K, and |s|² one over a block. That is the
 longer depends on the number of features.
 """
 
-import threading
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 from scipy import sparse
+
+from cascadexml.labels.threads import in_threads
 
 GRAM = 512
 """Labels of the largest node whose cosines are all computed: a matrix of 1 MB."""
@@ -22,6 +24,12 @@ REFINEMENTS = 2
 """Assignments of all labels of such a node."""
 ITERATIONS = 20
 """The most assignments a halving tries; most come to rest sooner."""
+MOVED = 4
+"""Where fewer than one in so many labels change halves, the halves' sums are corrected, not made anew."""
+DENSE = 4
+"""A node with so many entries a column keeps all columns: leaving out the few that are empty would not pay."""
+CHUNK = 2**13
+"""Rows of a very large node that are taken at a time."""
 
 Rows = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float32]
@@ -43,8 +51,6 @@ class Halver:
 
     def __init__(self, Z: sparse.csr_matrix, seed: int) -> None:
         self.Z, self.seed = Z, seed
-        self.filled = np.diff(Z.indptr) > 0
-        self.scratch = threading.local()
 
     def halve(self, numbered: tuple[int, Rows], depth: int, depths: int) -> Rows:
         """Reorder a node's label rows by all halvings from `depth` on to `depths`.
@@ -57,60 +63,85 @@ class Halver:
             depths: how many halvings a leaf has above it.
         """
         node, rows = numbered
-        Z = self._within(rows)
-        if rows.size <= GRAM and _products(Z) <= DEAR * Z.nnz:
-            return rows[self._halve_within((Z @ Z.T).toarray(), np.arange(rows.size), rows, depth, node, depths)]
-        first = self._halved(Z, self.filled[rows], random_of(self.seed, depth, node))
+        if rows.size <= SAMPLE:
+            return rows[self._order(_narrowed(self.Z[rows]), depth, node, depths)]
+        first = self._halved_by_some(rows, random_of(self.seed, depth, node))
         halves = [rows[first], rows[~first]]
         if depth + 1 < depths:
             halves = [self.halve((2 * node + i, half), depth + 1, depths) for i, half in enumerate(halves)]
         return np.concatenate(halves)
 
-    def _halved(self, Z: sparse.csr_matrix, filled: Marks, random: np.random.Generator) -> Marks:
-        """Which of a node's n rows are the first child, by its rows (n, columns)."""
-        n = Z.shape[0]
-        seeds = _seeds(filled, random)
-        apart = _sum(Z, np.arange(n) == seeds[0]) - _sum(Z, np.arange(n) == seeds[1])
-        if n > SAMPLE:
-            few = Z[np.sort(random.choice(n, SAMPLE, replace=False))]
-            apart, _ = _two_means(few, apart, ITERATIONS)
-            return _two_means(Z, apart, REFINEMENTS)[1]
-        return _two_means(Z, apart, ITERATIONS)[1]
+    def _order(self, Z: sparse.csr_matrix, depth: int, node: int, depths: int) -> Rows:
+        """The order of a node's n rows (n, columns) after all halvings below."""
+        if Z.shape[0] <= GRAM and _products(Z) <= DEAR * Z.nnz:
+            places = np.arange(Z.shape[0])
+            return self._order_within((Z @ Z.T).toarray(), np.diff(Z.indptr) > 0, places, depth, node, depths)
+        seeds = _seeds(np.diff(Z.indptr) > 0, random_of(self.seed, depth, node))
+        first = _two_means(Z, _row(Z, seeds[0]) - _row(Z, seeds[1]))[1]
+        halves = [np.flatnonzero(first), np.flatnonzero(~first)]
+        if depth + 1 < depths:
+            halves = [
+                half[self._order(_narrowed(Z[half]), depth + 1, 2 * node + i, depths)] for i, half in enumerate(halves)
+            ]
+        return np.concatenate(halves)
 
-    def _halve_within(self, K: Floats, places: Rows, rows: Rows, depth: int, node: int, depths: int) -> Rows:
-        """The order of `places`, some of the rows and columns of K, after all halvings below; `rows` are K's labels."""
+    def _order_within(self, K: Floats, filled: Marks, places: Rows, depth: int, node: int, depths: int) -> Rows:
+        """The order of `places`, some of the rows and columns of K, after all halvings below."""
         if depth == depths:
             return places
         within = K if places.size == K.shape[0] else K[np.ix_(places, places)]
-        seeds = _seeds(self.filled[rows[places]], random_of(self.seed, depth, node))
-        first = _halved_by_cosines(within, seeds)
+        first = _halved_by_cosines(within, _seeds(filled[places], random_of(self.seed, depth, node)))
         halves = (places[first], places[~first])
         return np.concatenate(
-            [self._halve_within(K, half, rows, depth + 1, 2 * node + i, depths) for i, half in enumerate(halves)]
+            [self._order_within(K, filled, half, depth + 1, 2 * node + i, depths) for i, half in enumerate(halves)]
         )
 
-    def _within(self, rows: Rows) -> sparse.csr_matrix:
-        """A node's rows over the columns that occur in it, so that a small node costs little."""
-        if rows.size == self.Z.shape[0]:
-            return self.Z
-        chosen = self.Z[rows]
-        columns = np.unique(chosen.indices)
-        if not hasattr(self.scratch, "places"):
-            self.scratch.places = np.empty(self.Z.shape[1], dtype=self.Z.indices.dtype)
-        places = self.scratch.places
-        places[columns] = np.arange(columns.size, dtype=places.dtype)
-        shape = (rows.size, columns.size)
-        return sparse.csr_matrix((chosen.data, places[chosen.indices], chosen.indptr), shape=shape)
+    def _halved_by_some(self, rows: Rows, random: np.random.Generator) -> Marks:
+        """Which of a very large node's n rows are the first child, by the directions that some of them find."""
+        seeds = _seeds(np.diff(self.Z.indptr)[rows] > 0, random)
+        apart = _row(self.Z, rows[seeds[0]]) - _row(self.Z, rows[seeds[1]])
+        apart, _ = _two_means(self.Z[rows[np.sort(random.choice(rows.size, SAMPLE, replace=False))]], apart)
+        chunks = [slice(start, start + CHUNK) for start in range(0, rows.size, CHUNK)]
+        for refinement in range(REFINEMENTS):
+            first = _upper_half(np.concatenate(list(in_threads(partial(self._scores, rows, apart), chunks))))
+            if refinement + 1 < REFINEMENTS:
+                sums = np.array(list(in_threads(partial(self._sums, rows, first), chunks))).sum(axis=0)
+                apart = _unit(sums[0]) - _unit(sums[1])
+        return first
+
+    def _scores(self, rows: Rows, apart: Floats, chunk: slice) -> Floats:
+        scores: Floats = self.Z[rows[chunk]] @ apart
+        return scores
+
+    def _sums(self, rows: Rows, first: Marks, chunk: slice) -> tuple[Floats, Floats]:
+        """The sums of a chunk's rows in the first half, and in the other."""
+        Z, members = self.Z[rows[chunk]], first[chunk]
+        return _sum(Z, members), _sum(Z, ~members)
 
 
-def _two_means(Z: sparse.csr_matrix, apart: Floats, iterations: int) -> tuple[Floats, Marks]:
+def _narrowed(Z: sparse.csr_matrix) -> sparse.csr_matrix:
+    """Rows over the columns that occur in them, in their order, so that a small node costs little."""
+    if Z.nnz >= DENSE * Z.shape[1]:
+        return Z
+    occurs = np.zeros(Z.shape[1], dtype=bool)
+    occurs[Z.indices] = True
+    places = np.cumsum(occurs, dtype=Z.indices.dtype) - 1
+    return sparse.csr_matrix((Z.data, places[Z.indices], Z.indptr), shape=(Z.shape[0], int(occurs.sum())))
+
+
+def _two_means(Z: sparse.csr_matrix, apart: Floats) -> tuple[Floats, Marks]:
     """Balanced 2-means from the difference of two directions: the difference that it ends with, and the first half."""
-    total, first = _sum(Z, np.ones(Z.shape[0], dtype=bool)), np.zeros(Z.shape[0], dtype=bool)
-    for _ in range(iterations):
+    total, inside = _sum(Z, np.ones(Z.shape[0], dtype=bool)), np.zeros(Z.shape[1], dtype=np.float32)
+    first = np.zeros(Z.shape[0], dtype=bool)
+    for _ in range(ITERATIONS):
         before, first = first, _upper_half(Z @ apart)
-        if np.array_equal(first, before):
+        moved = np.flatnonzero(first != before)
+        if not moved.size:
             break
-        inside = _sum(Z, first)
+        if MOVED * moved.size < first.size:
+            inside += np.where(first[moved], np.float32(1), np.float32(-1)) @ Z[moved]
+        else:
+            inside = _sum(Z, first)
         apart = _unit(inside) - _unit(total - inside)
     return apart, first
 
@@ -121,7 +152,7 @@ def _products(Z: sparse.csr_matrix) -> int:
 
 
 def _halved_by_cosines(K: Floats, seeds: Rows) -> Marks:
-    """`Halver._halved` by the (n, n) cosines of a node's labels alone: which are the first child."""
+    """`_two_means` by the (n, n) cosines of a node's labels alone: which are the first child."""
     scores, total = K[seeds[0]] - K[seeds[1]], K.sum(1)
     first = np.zeros(len(K), dtype=bool)
     for _ in range(ITERATIONS):
@@ -151,6 +182,11 @@ def _upper_half(scores: Floats) -> Marks:
     # A stable sort settles ties by the lower row: the result is one whatever the machine's threads.
     marked[np.argsort(-scores, kind="stable")[: scores.size // 2]] = True
     return marked
+
+
+def _row(Z: sparse.csr_matrix, row: np.int64) -> Floats:
+    vector: Floats = Z[int(row)].toarray().ravel()
+    return vector
 
 
 def _sum(Z: sparse.csr_matrix, members: Marks) -> Floats:

@@ -17,7 +17,8 @@ from scipy.sparse.linalg import norm
 
 from cascadexml.bundle import Bundle, Format
 from cascadexml.errors import ConfigError, DataError, FormatError
-from cascadexml.labels.halving import GRAM, Halver
+from cascadexml.labels.halving import GRAM, SAMPLE, Halver
+from cascadexml.labels.rows import unit_rows
 from cascadexml.labels.threads import in_threads
 from cascadexml.progress import Progress, silent
 
@@ -30,6 +31,8 @@ MANY_LABELS = 200_000
 """More labels than this get a fourth resolution."""
 FULLNESS = 1.25
 """A leaf cluster takes new labels in until it holds so many times the mean."""
+NODES = 32
+"""So many nodes of a depth keep the threads busy, each with all splits below a node."""
 COSINES = 2**24
 """Cosines of new labels and clusters held at a time, in float32."""
 
@@ -163,7 +166,7 @@ def build_tree(Z: sparse.csr_matrix, levels: Sequence[int], seed: int, progress:
         Z: (L, V) label features; rows need not be normalised, and may be empty.
         levels: C of each level, coarse to fine: powers of two; see `check_levels` for what becomes of too large ones.
         seed: decides the tree together with Z and levels.
-        progress: called after each depth with the labels' share of splits done.
+        progress: called with the labels of all depths' splits done, and of all.
 
     Raises:
         ConfigError: as `check_levels`.
@@ -175,14 +178,19 @@ def build_tree(Z: sparse.csr_matrix, levels: Sequence[int], seed: int, progress:
     depths = max(levels, default=1).bit_length() - 1
     for _ in range(depths):
         bounds.append(np.sort(np.concatenate([bounds[-1], bounds[-1][:-1] + np.diff(bounds[-1]) // 2])))
-    halver = Halver(_unit_rows(Z), seed)
+    halver = Halver(unit_rows(Z), seed)
     for depth, nodes in enumerate(bounds[:-1]):
-        # From here on a node's cosines fit memory: all further depths at once.
-        last = depths if int(np.diff(nodes).max()) <= GRAM else depth + 1
-        parts = np.split(order, nodes[1:-1])
-        halve = partial(halver.halve, depth=depth, depths=last)
-        order = np.concatenate(list(in_threads(halve, enumerate(parts))))
-        progress("cluster labels", last, depths, {"clusters": float(2**last)})
+        sizes = np.diff(nodes)
+        # A very large node shares its own work between the threads. Of others a thread takes one with all splits below
+        # it, as soon as there are enough of them.
+        large = int(sizes.max()) > SAMPLE
+        last = depth + 1 if large or (sizes.size < NODES and int(sizes.max()) > GRAM) else depths
+        halve, run = partial(halver.halve, depth=depth, depths=last), map if large else in_threads
+        halved = []
+        for done, part in enumerate(run(halve, enumerate(np.split(order, nodes[1:-1]))), start=1):
+            halved.append(part)
+            progress("cluster labels", depth * L + int(nodes[done]) * (last - depth), depths * L, {})
+        order = np.concatenate(halved)
         if last == depths:
             break
     kept = tuple(each for each in bounds if each.size - 1 in levels)
@@ -230,7 +238,7 @@ def extend_tree(
     C, offsets = tree.levels[-1], tree.offsets[-1]
     sizes = np.diff(offsets)
     room = max(int(sizes.max()), math.ceil(FULLNESS * L / C)) - sizes
-    home = _homes(_unit_rows(Z), tree, room, progress)
+    home = _homes(unit_rows(Z), tree, room, progress)
     # A stable sort by cluster keeps the old order inside each, and puts the new labels, by row, behind.
     clusters = np.concatenate([np.repeat(np.arange(C), sizes), home])
     order = np.concatenate([tree.leaf_order, new])[np.argsort(clusters, kind="stable")]
@@ -244,7 +252,7 @@ def _homes(
     """The leaf cluster of each new label, (L' - L,); `room` says how many more each of the C clusters takes."""
     L, C, offsets = tree.L, tree.levels[-1], tree.offsets[-1]
     members = sparse.csr_matrix((np.ones(L, dtype=np.float32), tree.leaf_order, offsets), shape=(C, L))
-    centroids = _unit_rows(members @ Z[:L]).T.tocsr()
+    centroids = unit_rows(members @ Z[:L]).T.tocsr()
     n, rows = Z.shape[0] - L, max(1, COSINES // C)
     chunks = [(start, min(start + rows, n)) for start in range(0, n, rows)]
     greatest = np.concatenate([(Z[L + a : L + b] @ centroids).toarray().max(axis=1) for a, b in chunks])
@@ -273,7 +281,7 @@ def tree_quality(tree: LabelTree, Z: sparse.csr_matrix) -> dict[str, float]:
         `random_cosine_C`, the same for clusters of the same sizes filled at random; `balance_C`, the smallest
         cluster's size over the largest's. And `labels`, and `labels_without_features`, which no mean counts.
     """
-    Z = _unit_rows(Z)
+    Z = unit_rows(Z)
     empty = int((np.diff(Z.indptr) == 0).sum())
     quality = {"labels": float(tree.L), "labels_without_features": float(empty)}
     shuffled = np.random.default_rng(0).permutation(tree.L)
@@ -309,14 +317,6 @@ def _chunks(offsets: npt.NDArray[np.int64], labels: int) -> Iterator[tuple[int, 
         end = max(int(np.searchsorted(offsets, offsets[start] + labels, side="right")) - 1, start + 1)
         yield start, end
         start = end
-
-
-def _unit_rows(Z: sparse.csr_matrix) -> sparse.csr_matrix:
-    """A float32 copy with l2-normalised rows; empty rows stay empty."""
-    Z = sparse.csr_matrix(Z, dtype=np.float32, copy=True)
-    Z.eliminate_zeros()
-    Z.data /= np.repeat(norm(Z, axis=1), np.diff(Z.indptr))
-    return Z
 
 
 def _largest_power(L: int) -> int:

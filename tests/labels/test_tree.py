@@ -122,6 +122,43 @@ def test_cosines_alone_halve_as_rows_do(
     assert same(build_tree(real_features, [8, 128], seed=3), by_rows)
 
 
+@pytest.mark.parametrize("nodes", [1, 10_000])
+def test_the_order_of_the_work_does_not_matter(
+    real_features: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch, nodes: int
+) -> None:
+    tree = build_tree(real_features, [8, 128], seed=3)
+    monkeypatch.setattr(tree_module, "GRAM", 30)
+    monkeypatch.setattr(halving, "GRAM", 30)
+    monkeypatch.setattr(tree_module, "NODES", nodes)
+    monkeypatch.setattr(tree_module, "in_threads", map)
+    assert same(build_tree(real_features, [8, 128], seed=3), tree)
+
+
+def test_some_labels_of_a_very_large_node_halve_it_nearly_as_well_as_all(
+    real_features: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_all = build_tree(real_features, [4, 32], seed=3)
+    for module in (tree_module, halving):
+        monkeypatch.setattr(module, "SAMPLE", real_features.shape[0] // 6)
+    monkeypatch.setattr(halving, "CHUNK", 50)
+    by_some = build_tree(real_features, [4, 32], seed=3)
+    monkeypatch.setattr(halving, "in_threads", map)
+    assert same(build_tree(real_features, [4, 32], seed=3), by_some)
+    assert not same(by_some, by_all)
+    tight, loose = (tree_quality(tree, real_features) for tree in (by_all, by_some))
+    for C in (4, 32):
+        assert loose[f"balance_{C}"] == tight[f"balance_{C}"]
+        assert loose[f"cosine_{C}"] > 0.9 * tight[f"cosine_{C}"] + 0.1 * tight[f"random_cosine_{C}"]
+
+
+def test_sums_that_follow_the_labels_that_move_halve_as_sums_made_anew(
+    real_features: sparse.csr_matrix, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    followed = build_tree(real_features, [8, 128], seed=3)
+    monkeypatch.setattr(halving, "MOVED", real_features.shape[0])
+    assert same(build_tree(real_features, [8, 128], seed=3), followed)
+
+
 def test_quality_equals_a_plain_computation(real_features: sparse.csr_matrix) -> None:
     L = real_features.shape[0]
     Z = sparse.vstack([real_features, sparse.csr_matrix((3, real_features.shape[1]))], format="csr")

@@ -18,7 +18,7 @@ GRAM = 512
 """Labels of the largest node whose cosines are all computed: a matrix of 1 MB."""
 DEAR = 48
 """A node's cosines are not computed where they take so many products an entry: all halvings below take as many."""
-SAMPLE = 2**14
+SAMPLE = 2**13
 """Of a larger node so many labels find the two halves' directions."""
 REFINEMENTS = 2
 """Assignments of all labels of such a node."""
@@ -74,8 +74,7 @@ class Halver:
     def _order(self, Z: sparse.csr_matrix, depth: int, node: int, depths: int) -> Rows:
         """The order of a node's n rows (n, columns) after all halvings below."""
         if Z.shape[0] <= GRAM and _products(Z) <= DEAR * Z.nnz:
-            places = np.arange(Z.shape[0])
-            return self._order_within((Z @ Z.T).toarray(), np.diff(Z.indptr) > 0, places, depth, node, depths)
+            return self._order_by_cosines((Z @ Z.T).toarray(), np.diff(Z.indptr) > 0, depth, node, depths)
         seeds = _seeds(np.diff(Z.indptr) > 0, random_of(self.seed, depth, node))
         first = _two_means(Z, _row(Z, seeds[0]) - _row(Z, seeds[1]))[1]
         halves = [np.flatnonzero(first), np.flatnonzero(~first)]
@@ -85,16 +84,20 @@ class Halver:
             ]
         return np.concatenate(halves)
 
-    def _order_within(self, K: Floats, filled: Marks, places: Rows, depth: int, node: int, depths: int) -> Rows:
-        """The order of `places`, some of the rows and columns of K, after all halvings below."""
-        if depth == depths:
-            return places
-        within = K if places.size == K.shape[0] else K[np.ix_(places, places)]
-        first = _halved_by_cosines(within, _seeds(filled[places], random_of(self.seed, depth, node)))
-        halves = (places[first], places[~first])
-        return np.concatenate(
-            [self._order_within(K, filled, half, depth + 1, 2 * node + i, depths) for i, half in enumerate(halves)]
-        )
+    def _order_by_cosines(self, K: Floats, filled: Marks, depth: int, node: int, depths: int) -> Rows:
+        """The order of a node's n rows after all halvings below, by their (n, n) cosines; nodes of a depth at once."""
+        n = len(K)
+        # Sizes of a depth's nodes differ by one: the smaller ones end in a place that no label has.
+        padded = np.zeros((n + 1, n + 1), dtype=np.float32)
+        padded[:n, :n] = K
+        places, has = np.arange(n)[None, :], np.append(filled, False)
+        for below in range(depths - depth):
+            numbers = range(node << below, (node + 1) << below)
+            random = (random_of(self.seed, depth + below, number) for number in numbers)
+            seeds = np.array([_seeds(has[own[own < n]], each) for own, each in zip(places, random, strict=True)])
+            cosines = padded[places[:, :, None], places[:, None, :]]
+            places = _children(places, _halved_by_cosines(cosines, places < n, seeds), n)
+        return places[places < n]
 
     def _halved_by_some(self, rows: Rows, random: np.random.Generator) -> Marks:
         """Which of a very large node's n rows are the first child, by the directions that some of them find."""
@@ -151,23 +154,46 @@ def _products(Z: sparse.csr_matrix) -> int:
     return int(np.square(np.bincount(Z.indices)).sum())
 
 
-def _halved_by_cosines(K: Floats, seeds: Rows) -> Marks:
-    """`_two_means` by the (n, n) cosines of a node's labels alone: which are the first child."""
-    scores, total = K[seeds[0]] - K[seeds[1]], K.sum(1)
-    first = np.zeros(len(K), dtype=bool)
+def _halved_by_cosines(K: Floats, real: Marks, seeds: Rows) -> Marks:
+    """`_two_means` of b nodes by their labels' cosines alone: which are the first child, (b, n).
+
+    Args:
+        K: (b, n, n), of places that no label has 0.
+        real: (b, n) which places a label has.
+        seeds: (b, 2) the places of the two labels that a node starts from.
+    """
+    node, halves = np.arange(len(K)), real.sum(1) // 2
+    scores, total = K[node, seeds[:, 0]] - K[node, seeds[:, 1]], K.sum(2)
+    first = np.zeros(real.shape, dtype=bool)
     for _ in range(ITERATIONS):
-        before, first = first, _upper_half(scores)
+        before, first = first, _upper(np.where(real, scores, -np.inf), halves)
         if np.array_equal(first, before):
             break
-        inside = K @ first.astype(np.float32)
+        inside = (K @ first[:, :, None].astype(np.float32))[:, :, 0]
         outside = total - inside
-        scores = inside / _length(inside, first) - outside / _length(outside, ~first)
+        scores = inside / _lengths(inside, first) - outside / _lengths(outside, real & ~first)
     return first
 
 
-def _length(products: Floats, members: Marks) -> np.float32:
-    """Of a sum of rows, from its products with all rows; not 0."""
-    return np.float32(np.sqrt(max(products[members].sum(dtype=np.float64), 1e-24)))
+def _children(places: Rows, first: Marks, n: int) -> Rows:
+    """The places of b nodes' children, (2 b, at most), a first child before its second, filled up with n."""
+    b, size = places.shape
+    sizes, halves = (places < n).sum(1), first.sum(1)
+    ordered = np.take_along_axis(places, np.argsort(~first, axis=1, kind="stable"), axis=1)
+    children = np.full((2 * b, size - size // 2), n)
+    at = np.arange(size)
+    children[::2][at[: children.shape[1]] < halves[:, None]] = ordered[at < halves[:, None]]
+    children[1::2][at[: children.shape[1]] < (sizes - halves)[:, None]] = ordered[
+        (at >= halves[:, None]) & (at < sizes[:, None])
+    ]
+    return children
+
+
+def _lengths(products: Floats, members: Marks) -> Floats:
+    """Of sums of rows, from their products with all rows, (b, 1); not 0."""
+    squares = np.where(members, products, np.float32(0)).sum(axis=1, dtype=np.float64, keepdims=True)
+    lengths: Floats = np.sqrt(np.maximum(squares, 1e-24)).astype(np.float32)
+    return lengths
 
 
 def _seeds(filled: Marks, random: np.random.Generator) -> Rows:
@@ -178,9 +204,16 @@ def _seeds(filled: Marks, random: np.random.Generator) -> Rows:
 
 def _upper_half(scores: Floats) -> Marks:
     """Mark the n // 2 greatest of n scores."""
-    marked = np.zeros(scores.size, dtype=bool)
+    marked: Marks = _upper(scores[None, :], np.array([scores.size // 2]))[0]
+    return marked
+
+
+def _upper(scores: Floats, k: Rows) -> Marks:
+    """Mark the k greatest of each of b rows of n scores; k is (b,)."""
+    marked = np.zeros(scores.shape, dtype=bool)
     # A stable sort settles ties by the lower row: the result is one whatever the machine's threads.
-    marked[np.argsort(-scores, kind="stable")[: scores.size // 2]] = True
+    order = np.argsort(-scores, axis=1, kind="stable")
+    np.put_along_axis(marked, order, np.arange(scores.shape[1]) < k[:, None], axis=1)
     return marked
 
 

@@ -8,7 +8,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from cascadexml.config import ClusterSettings
-from cascadexml.labels.rows import Rows, float32, row_ranges, unit_rows
+from cascadexml.labels.rows import Rows, float32, kth_largest, row_ranges, top_k, unit_rows
 from cascadexml.labels.tfidf import Tfidf
 from cascadexml.labels.threads import in_threads
 from cascadexml.progress import Progress, silent
@@ -19,6 +19,8 @@ WORK = 2**28
 """Products that one hop of all labels' walks may cost."""
 ENTRIES = 2**27
 """Entries that the matrix of a step may hold: 1.5 GB."""
+FEW = 64
+"""Labels that a hop is first tried to be spent on, where a walk cannot go on from all."""
 
 log = logging.getLogger(__name__)
 
@@ -132,16 +134,25 @@ def _step(Y: sparse.csr_matrix, progress: Progress) -> sparse.csr_matrix:
 
 def _affordable(reached: sparse.csr_matrix, lengths: npt.NDArray[np.int64], share: int) -> sparse.csr_matrix:
     """Of each row the largest entries, until their columns' `lengths` come to `share`; of equal ones lower columns."""
-    costs = lengths[reached.indices]
-    row = np.repeat(np.arange(reached.shape[0]), np.diff(reached.indptr))
-    if not costs.size or np.bincount(row, costs).max() <= share:
+    costs, counts = lengths[reached.indices], np.diff(reached.indptr)
+    row = np.repeat(np.arange(counts.size), counts)
+    dear = np.bincount(row, costs, counts.size) > share
+    if not dear.any():
         return reached
-    order = np.lexsort((reached.indices, -reached.data, row))
-    before = np.cumsum(costs[order]) - costs[order]
-    before -= np.repeat(before[np.minimum(reached.indptr[:-1], costs.size - 1)], np.diff(reached.indptr))
-    chosen = np.zeros(costs.size, dtype=bool)
-    chosen[order[before < share]] = True
-    indptr = np.concatenate([[0], np.cumsum(_row_sums(chosen, reached.indptr))])
+    chosen, few = ~np.repeat(dear, counts), FEW
+    while dear.any():
+        # A row's heaviest few mostly use its share up, and are found without sorting the rest.
+        at = np.flatnonzero(np.repeat(dear, counts))
+        bars = np.repeat(kth_largest(reached.data[at], counts[dear], few), counts[dear])
+        at = at[reached.data[at] >= bars]
+        at = at[np.lexsort((reached.indices[at], -reached.data[at], row[at]))]
+        before = np.cumsum(costs[at]) - costs[at]
+        firsts = np.flatnonzero(np.diff(row[at], prepend=-1))
+        before -= np.repeat(before[firsts], np.diff(firsts, append=at.size))
+        chosen[at[before < share]] = True
+        dear &= (np.bincount(row[at], costs[at], counts.size) < share) & (counts > few)
+        few *= FEW
+    indptr = np.concatenate([[0], np.cumsum(np.bincount(row[chosen], minlength=counts.size))])
     return sparse.csr_matrix((reached.data[chosen], reached.indices[chosen], indptr), shape=reached.shape)
 
 
@@ -179,59 +190,20 @@ def _product_top_k(
     ranges = list(row_ranges(most, BUDGET))
     rows = Rows(right.shape[1], dtype)
     for (_, end), part in zip(
-        ranges, in_threads(lambda cut: _top_k((left[slice(*cut)] @ right).tocsr(), k), ranges), strict=True
+        ranges, in_threads(lambda cut: top_k((left[slice(*cut)] @ right).tocsr(), k), ranges), strict=True
     ):
         rows.append(part)
         progress(what, end, left.shape[0], {})
     return rows.matrix()
 
 
-def _top_k(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
-    """Keep the largest k entries of each row, none negative; among equal ones those of lower columns."""
-    counts = np.diff(matrix.indptr).astype(np.int64)
-    large = np.flatnonzero(counts > k)
-    if large.size:
-        keep = np.ones(matrix.nnz, dtype=bool)
-        at = np.flatnonzero(np.repeat(counts > k, counts))
-        keep[at] = _largest(matrix.data[at], matrix.indices[at], counts[large], k)
-        indptr = np.concatenate([[0], np.cumsum(np.minimum(counts, k))])
-        matrix = sparse.csr_matrix((matrix.data[keep], matrix.indices[keep], indptr), shape=matrix.shape)
-    matrix.sort_indices()
-    return matrix
-
-
-def _largest(
-    data: npt.NDArray[np.floating], columns: npt.NDArray[np.integer], counts: npt.NDArray[np.int64], k: int
-) -> npt.NDArray[np.bool_]:
-    """Which entries are among the largest k of their row; rows, with `counts` entries, follow one another."""
-    row = np.repeat(np.arange(counts.size, dtype=np.uint64), counts)
-    # Floats that are not negative sort as their bits do, so that one sort of integers orders each row by value.
-    keys = (row << np.uint64(32)) | data.astype(np.float32).view(np.uint32)
-    bar = np.repeat(np.sort(keys)[np.cumsum(counts) - k], counts)
-    keep = keys > bar
-    level = np.flatnonzero(keys == bar)
-    level = level[np.lexsort((columns[level], row[level]))]
-    firsts = np.concatenate([[0], np.cumsum(np.bincount(row[level].astype(np.int64), minlength=counts.size))])
-    room = k - np.bincount(row[keep].astype(np.int64), minlength=counts.size)
-    of = row[level].astype(np.int64)
-    keep[level[np.arange(level.size) - firsts[of] < room[of]]] = True
-    return keep
-
-
-def _row_sums(marks: npt.NDArray[np.bool_], indptr: npt.NDArray[np.integer]) -> npt.NDArray[np.int64]:
-    sums: npt.NDArray[np.int64] = np.diff(np.concatenate([[0], np.cumsum(marks)])[indptr])
-    return sums
-
-
 def _neighbours(walk: sparse.csr_matrix, start: int, k: int) -> sparse.csr_matrix:
     """Keep the diagonal and the largest k others; row r of `walk` is label start + r."""
-    labels = start + np.repeat(np.arange(walk.shape[0]), np.diff(walk.indptr))
-    own, others = walk.copy(), walk
-    own.data *= labels == walk.indices
-    others.data *= labels != walk.indices
-    own.eliminate_zeros()
-    others.eliminate_zeros()
-    kept: sparse.csr_matrix = own + _top_k(others, k)
+    n, L = walk.shape
+    own = walk.indices == start + np.repeat(np.arange(n), np.diff(walk.indptr))
+    diagonal = sparse.csr_matrix((walk.diagonal(start), (np.arange(n), start + np.arange(n))), shape=(n, L))
+    others = sparse.csr_matrix((np.where(own, np.float32(0), walk.data), walk.indices, walk.indptr), shape=(n, L))
+    kept: sparse.csr_matrix = float32(diagonal) + float32(top_k(others, k))
     return kept
 
 

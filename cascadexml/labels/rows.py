@@ -82,6 +82,54 @@ def unit_rows(matrix: Any, *, in_place: bool = False) -> sparse.csr_matrix:
     return sparse.csr_matrix((data, rows.indices, rows.indptr), shape=rows.shape)
 
 
+def top_k(matrix: sparse.csr_matrix, k: int) -> sparse.csr_matrix:
+    """The largest k entries of each row, none negative, told apart in float32; among equal ones those of lower columns.
+
+    Args:
+        matrix: (n, columns); its rows may be put into order.
+        k: from 1.
+    """
+    counts = _lengths(matrix)
+    large = counts > k
+    if large.any():
+        at = np.flatnonzero(np.repeat(large, counts))
+        data, row = matrix.data[at].astype(np.float32), np.repeat(np.arange(large.sum()), counts[large])
+        bars = kth_largest(data, counts[large], k)[row]
+        keep, level = data > bars, np.flatnonzero(data == bars)
+        level = level[np.lexsort((matrix.indices[at[level]], row[level]))]
+        firsts = np.flatnonzero(np.diff(row[level], prepend=-1))
+        rank = np.arange(level.size) - np.repeat(firsts, np.diff(firsts, append=level.size))
+        room = k - np.bincount(row[keep], minlength=int(large.sum()))
+        keep[level[rank < room[row[level]]]] = True
+        kept = ~np.repeat(large, counts)
+        kept[at[keep]] = True
+        indptr = np.concatenate([[0], np.cumsum(np.minimum(counts, k))])
+        matrix = sparse.csr_matrix((matrix.data[kept], matrix.indices[kept], indptr), shape=matrix.shape)
+    matrix.sort_indices()
+    return matrix
+
+
+def kth_largest(data: npt.NDArray[np.floating], counts: npt.NDArray[np.integer], k: int) -> npt.NDArray[np.floating]:
+    """The k-th largest value of each of n rows, which follow one another in `data`; -inf where a row has fewer.
+
+    Args:
+        data: the rows' values.
+        counts: (n,) how many values each row has, at least 1.
+        k: from 1.
+    """
+    found = np.full(counts.size, -np.inf, dtype=data.dtype)
+    # Rows of like length are padded to the longest of them, so that padding at most doubles them.
+    sizes = np.where(counts < k, -1, np.frexp(counts)[1])
+    for size in np.unique(sizes[sizes >= 0]):
+        chosen = sizes == size
+        width = int(counts[chosen].max())
+        padded = np.full((int(chosen.sum()), width), -np.inf, dtype=data.dtype)
+        padded[np.arange(width) < counts[chosen][:, None]] = data[np.repeat(chosen, counts)]
+        padded.partition(width - k, axis=1)
+        found[chosen] = padded[:, width - k]
+    return found
+
+
 def _lengths(matrix: sparse.csr_matrix) -> npt.NDArray[np.int64]:
     """Entries of each row."""
     return np.diff(matrix.indptr).astype(np.int64)

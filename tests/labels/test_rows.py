@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import sparse
 
 from cascadexml.labels import rows as rows_module
-from cascadexml.labels.rows import Rows, row_norms, row_ranges, unit_rows
+from cascadexml.labels.rows import Rows, kth_largest, row_norms, row_ranges, top_k, unit_rows
 
 
 def matrix(seed: int, n: int, V: int, density: float) -> sparse.csr_matrix:
@@ -57,3 +57,29 @@ def test_chunks_change_no_length(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = unit_rows(Z)
     monkeypatch.setattr(rows_module, "ENTRIES", 10)
     assert np.array_equal(unit_rows(Z).toarray(), whole.toarray())
+
+
+@settings(deadline=None, max_examples=100)
+@given(
+    rows=st.lists(st.lists(st.integers(0, 5), max_size=40), min_size=1, max_size=20),
+    k=st.integers(1, 12),
+    seed=st.integers(0, 99),
+)
+def test_the_largest_of_each_row_are_those_of_a_sort(rows: list[list[int]], k: int, seed: int) -> None:
+    dense = np.zeros((len(rows), 40), dtype=np.float32)
+    for row, values in enumerate(rows):
+        dense[row, : len(values)] = values
+    dense = dense[:, np.random.default_rng(seed).permutation(40)]
+    expected = np.zeros_like(dense)
+    for row, values in enumerate(dense):
+        first = np.lexsort((np.arange(40), -values))[:k]
+        expected[row, first] = values[first]
+    assert np.array_equal(top_k(sparse.csr_matrix(dense), k).toarray(), expected)
+
+
+@settings(deadline=None, max_examples=100)
+@given(rows=st.lists(st.lists(st.floats(-9, 9), min_size=1, max_size=40), max_size=20), k=st.integers(1, 12))
+def test_the_kth_largest_is_that_of_a_sort(rows: list[list[float]], k: int) -> None:
+    counts = np.array([len(row) for row in rows], dtype=np.int64)
+    found = kth_largest(np.concatenate([np.zeros(0), *map(np.array, rows)]), counts, k)
+    assert found.tolist() == [sorted(row, reverse=True)[k - 1] if len(row) >= k else -np.inf for row in rows]

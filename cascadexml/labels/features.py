@@ -104,15 +104,20 @@ def label_walk(
     rows = max(1, BUDGET // max(1, min(L, share)))
 
     def walked(start: int) -> tuple[sparse.csr_matrix, float, float]:
-        walk = reached = M[start : start + rows]
+        end = min(start + rows, L)
+        reached = M[start:end]
+        goes = sparse.eye(end - start, L, start, format="csr")
         kept = whole = 0.0
         for hop in range(1, hops):
             goes_on = _affordable(reached, lengths, share)
             kept, whole = kept + goes_on.sum(), whole + reached.sum()
-            reached = (goes_on @ M).tocsr()
             # The factor `restart`, common to all hops, cancels in the normalisation; without it, 0 means no preference.
-            walk = walk + (1 - restart) ** hop * reached
-        return _neighbours(walk.astype(np.float32), start, neighbours), kept, whole
+            goes = goes + (1 - restart) ** hop * goes_on
+            if hop + 1 < hops:
+                reached = (goes_on @ M).tocsr()
+        # All hops' last steps in one product, which costs less than sums of theirs.
+        walk = sparse.csr_matrix(goes @ M, dtype=np.float32)
+        return _neighbours(walk, start, neighbours), kept, whole
 
     parts, kept, whole = [], 0.0, 0.0
     for done, (part, some, of) in enumerate(in_threads(walked, range(0, L, rows)), start=1):
@@ -200,8 +205,9 @@ def _product_top_k(
 def _neighbours(walk: sparse.csr_matrix, start: int, k: int) -> sparse.csr_matrix:
     """Keep the diagonal and the largest k others; row r of `walk` is label start + r."""
     n, L = walk.shape
-    own = walk.indices == start + np.repeat(np.arange(n), np.diff(walk.indptr))
-    diagonal = sparse.csr_matrix((walk.diagonal(start), (np.arange(n), start + np.arange(n))), shape=(n, L))
+    row = np.repeat(np.arange(n), np.diff(walk.indptr))
+    own = walk.indices == start + row
+    diagonal = sparse.csr_matrix((walk.data[own], (row[own], walk.indices[own])), shape=(n, L))
     others = sparse.csr_matrix((np.where(own, np.float32(0), walk.data), walk.indices, walk.indptr), shape=(n, L))
     kept: sparse.csr_matrix = float32(diagonal) + float32(top_k(others, k))
     return kept

@@ -21,7 +21,7 @@ import numpy as np
 from scipy import sparse
 
 from cascadexml.data.corpus import Corpus
-from cascadexml.labels.features import label_walk, pifa, smooth
+from cascadexml.labels.features import affordable_features, label_walk, pifa, smooth
 from cascadexml.labels.tfidf import Tfidf
 from cascadexml.labels.tree import build_tree, derive_levels, tree_quality
 
@@ -47,14 +47,15 @@ def measure(L: int, arguments: argparse.Namespace) -> dict[str, Any]:
     L = Y.shape[1]
     seconds: dict[str, float] = {}
     start = time.perf_counter()
-    Z = pifa(X, Y, TOP)
+    top = affordable_features(TOP, L)
+    Z = pifa(X, Y, top)
     seconds["features"] = time.perf_counter() - start
     if arguments.hops:
         start = time.perf_counter()
         A = label_walk(Y, arguments.hops, 0.8, 10)
         seconds["walk"] = time.perf_counter() - start
         start = time.perf_counter()
-        Z = smooth(Z, A, TOP)
+        Z = smooth(Z, A, top)
         seconds["smoothing"] = time.perf_counter() - start
     start = time.perf_counter()
     tree = build_tree(Z, derive_levels(L, 8), 0)
@@ -66,6 +67,7 @@ def measure(L: int, arguments: argparse.Namespace) -> dict[str, Any]:
         "labels": L,
         "documents": Y.shape[0],
         "uses": Y.nnz,
+        "features kept a label, at most": top,
         "entries of the features": Z.nnz,
         "seconds": {name: round(each, 1) for name, each in seconds.items()},
         "minutes": round(sum(seconds.values()) / 60, 2),

@@ -19,6 +19,8 @@ WORK = 2**28
 """Products that one hop of all labels' walks may cost."""
 ENTRIES = 2**27
 """Entries that the matrix of a step may hold: 1.5 GB."""
+FEATURES = 2**29
+"""Entries that all labels' features may hold: 4.3 GB."""
 FEW = 64
 """Labels that a hop is first tried to be spent on, where a walk cannot go on from all."""
 
@@ -39,18 +41,30 @@ def label_features(
         progress: called as chunks of labels are done.
 
     Returns:
-        (L, V) float32, l2-normalised rows of at most `settings.top_features` entries; empty for a label without
-        documents.
+        (L, V) float32, l2-normalised rows of at most `settings.top_features` entries, fewer where there are so many
+        labels that theirs would not fit memory (`affordable_features`); empty for a label without documents.
 
     Raises:
         DataError: no term occurs in enough texts.
     """
     _, X = Tfidf.fit(texts, settings.ngrams, settings.min_df, settings.max_features)
-    Z = pifa(X, Y, settings.top_features, progress)
+    top_features = affordable_features(settings.top_features, Y.shape[1])
+    Z = pifa(X, Y, top_features, progress)
     if settings.hops == 0:
         return Z
     A = label_walk(Y, settings.hops, settings.restart, settings.neighbours, progress)
-    return smooth(Z, A, settings.top_features, progress)
+    return smooth(Z, A, top_features, progress)
+
+
+def affordable_features(top_features: int, L: int) -> int:
+    """How many features each of L labels keeps: those asked for, or fewer, so that all labels' are at most `FEATURES`.
+
+    That fewer are kept is logged.
+    """
+    kept = min(top_features, max(1, FEATURES // max(L, 1)))
+    if kept < top_features:
+        log.info("label features: %d a label instead of %d, so that those of %d labels fit", kept, top_features, L)
+    return kept
 
 
 def pifa(

@@ -170,6 +170,19 @@ def test_label_features_are_unit_rows_of_limited_size(small_corpus: Corpus) -> N
     assert (plain != Z).nnz > 0
 
 
+def test_features_of_many_labels_are_as_many_as_fit(
+    small_corpus: Corpus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    train, L = small_corpus.splits["train"], small_corpus.vocabulary.L
+    monkeypatch.setattr(features, "FEATURES", 7 * L + 3)
+    caplog.set_level("INFO")
+    Z = label_features(train.texts, train.Y[:, :L], ClusterSettings(top_features=100))
+    assert np.diff(Z.indptr).max() == 7
+    assert f"label features: 7 a label instead of 100, so that those of {L} labels fit" in caplog.text
+    few = label_features(train.texts, train.Y[:, :L], ClusterSettings(top_features=7))
+    assert (few != Z).nnz == 0
+
+
 def test_labels_without_documents_and_a_single_label(small_corpus: Corpus) -> None:
     texts = small_corpus.splits["train"].texts
     Y = sparse.csr_matrix((np.ones(10, dtype=np.float32), (range(10), [0] * 10)), shape=(len(texts), 3))

@@ -29,11 +29,12 @@ def make_plans(
     stricter = _stricter(settings, len(starts))
     extra = settings.retrain.settings
     return [
-        Plan(champion, tuple(sorted(batches)), start, (*_changes(start, extra), *stricter), params) for start in starts
+        Plan(champion, tuple(sorted(batches)), start, (*changes(start, extra), *stricter), params) for start in starts
     ]
 
 
-def _changes(start: Start, extra: Sequence[str]) -> tuple[str, ...]:
+def changes(start: Start, extra: Sequence[str]) -> tuple[str, ...]:
+    """The settings, key=value, that make a challenger start so; `extra` are `retrain.settings`."""
     if start == "cold":
         return ()
     warm = ("train.warm_start=true", *extra)

@@ -2,6 +2,8 @@
 
 import functools
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -240,3 +242,15 @@ def test_make_clean_removes_the_outs_and_repro_takes_them_from_the_cache(project
     assert (project.root / "own-data").exists() and (project.root / "data/sample").exists()
     assert project.ran(project.sh("dvc repro")) == []
     assert (project.root / "data/models/artifact/manifest.json").exists()
+
+
+def test_the_benchmark_of_challengers_makes_and_judges_one(project: Project, repo_root: Path, tmp_path: Path) -> None:
+    batch = project.root / "later.jsonl"
+    command = [sys.executable, "-m", "benchmarks.challengers", project.root, batch, "--starts", "refit"]
+    done = subprocess.run([*command, "--work", tmp_path], cwd=repo_root, stdout=subprocess.PIPE, text=True, check=True)
+    (line,) = map(json.loads, done.stdout.splitlines())
+    assert line["challenger"] == "refit"
+    assert 0 < line["accepted records"] <= len(batch.read_text(encoding="utf-8").splitlines())
+    metrics = json.loads((tmp_path / "refit" / "data/reports/metrics.json").read_text(encoding="utf-8"))
+    assert line["figures"]["P@1"]["challenger"] == pytest.approx(100 * metrics["test"]["P@1"], abs=0.01)
+    assert line["held-out records"] > len((project.root / "own-data/test.jsonl").read_text().splitlines())

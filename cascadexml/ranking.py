@@ -12,7 +12,7 @@ from cascadexml.errors import FormatError
 
 NO_LABEL = -1
 
-_BLOCK = 32
+_BLOCKS = 2048
 
 Int64 = npt.NDArray[np.int64]
 
@@ -86,9 +86,10 @@ def near_kth(values: npt.NDArray[np.floating], k: int) -> float:
     """
     if values.size < k:
         return -np.inf
-    whole = values.size // _BLOCK
-    if whole >= 4 * k:
-        values = values[: whole * _BLOCK].reshape(_BLOCK, whole).max(axis=0)
+    blocks = max(_BLOCKS, 4 * k)
+    if values.size >= 2 * blocks:
+        # One value of each block in a row: what lies side by side, such as equal labels, is in blocks of its own.
+        values = values[: values.size // blocks * blocks].reshape(-1, blocks).max(axis=0)
     return float(np.partition(values, -k)[-k])
 
 

@@ -27,6 +27,7 @@ from cascadexml.data.sparse_files import checked_csr
 from cascadexml.errors import FormatError
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
+from cascadexml.rankers.search import InvertedIndex
 from cascadexml.ranking import NO_LABEL, Ranking
 
 FORMAT = FORMATS["names"]
@@ -119,20 +120,23 @@ class NamesRanker:
         rows = max(1, _CELLS_A_CHUNK // max(self.L, 1))
         for start in range(0, N, rows):
             texts = documents.texts[start : start + rows]
-            best = Ranking.from_scores(self._shares(texts), K)
+            best = self._index.rank(self._parts_of(texts), K)
             labels[start : start + rows], scores[start : start + rows] = best.labels, best.scores
             progress("label names", min(start + rows, N), N, {})
         return Ranking(labels, scores)
 
-    def _shares(self, texts: Sequence[str]) -> sparse.csr_matrix:
-        """(n, L) scores."""
+    @cached_property
+    def _index(self) -> InvertedIndex:
+        # Rounding may take a share beyond 1.
+        return InvertedIndex(self.W, most=1.0)
+
+    def _parts_of(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """(n, V) float32: what a run counts in one of n texts, as it stands in the text, in its opening, or in both."""
         has = self._runs_in(texts)
         if self.opening:
             begins = [" ".join(text.split(None, self.opening)[: self.opening]) for text in texts]
             has = (has + self._runs_in(begins)) / np.float32(2)
-        shares = sparse.csr_matrix(sparse.csr_matrix(has) @ self.W)
-        np.minimum(shares.data, 1, out=shares.data)
-        return shares
+        return sparse.csr_matrix(has)
 
     def _runs_in(self, texts: Sequence[str]) -> sparse.csr_matrix:
         """(n, V) float32: 1 where one of n texts has a run that is known."""

@@ -35,13 +35,16 @@ from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.evaluation.held_out import Provenance, Seen, load_held_out, save_held_out
 from cascadexml.rankers.base import Documents
+from cascadexml.rankers.blend import NAMES_DEPTH
 from cascadexml.rankers.linear import LinearRanker
 from cascadexml.rankers.names import NamesRanker
 from cascadexml.rankers.neighbours import NearestNeighbours
+from cascadexml.rankers.search import InvertedIndex
 from cascadexml.ranking import Ranking
 
 PLACES, DEPTH = 20, 100
 BATCH = 64
+HALVINGS, ROUNDS = 9, 3
 
 
 def main() -> None:
@@ -185,11 +188,52 @@ def rank(arguments: argparse.Namespace) -> dict[str, Any]:
         ranker = kind.load(arguments.folder / kind.kind)
         single = milliseconds(lambda some, ranker=ranker: ranker.rank(Documents(some), DEPTH), texts, 1)
         batch = milliseconds(lambda some, ranker=ranker: ranker.rank(Documents(some), DEPTH), texts, BATCH)
-        found[kind.kind] = {"ms for one text": single, f"ms a text in batches of {BATCH}": batch}
+        found[kind.kind] = {"ms for one text": round(single, 2), f"ms a text in batches of {BATCH}": round(batch, 2)}
     return found
 
 
-def milliseconds(work: Callable[[list[str]], object], texts: list[str], size: int) -> float:
+def search(arguments: argparse.Namespace) -> dict[str, Any]:
+    """How many times as fast as the whole product the rankers' search is, over all and over the first of their columns.
+
+    This is what `cascadexml.rankers.search.SEARCHED` follows. Of nearest documents those of a vote are asked, and as
+    many as there are near negatives of a classifier.
+    """
+    texts = Corpus.load(arguments.folder / "corpus", ["test"]).splits["test"].texts[:BATCH]
+    linear, near, names = (
+        kind.load(arguments.folder / kind.kind) for kind in (LinearRanker, NearestNeighbours, NamesRanker)
+    )
+    known, documents = near.tfidf.transform(texts), sparse.csr_matrix(near.X.T)
+    asked = {
+        "linear": (linear.W, linear.b, linear.tfidf.transform(texts), DEPTH),
+        "neighbours": (documents, None, known, near.neighbours),
+        "near negatives": (documents, None, known, LinearSettings().near_negatives),
+        "names": (names.W, None, names.runs_of(texts), NAMES_DEPTH),
+    }
+    return {name: times_as_fast(*each) for name, each in asked.items()}
+
+
+def times_as_fast(
+    lists: sparse.csr_matrix, bias: npt.NDArray[np.float32] | None, X: sparse.csr_matrix, k: int
+) -> dict[str, Any]:
+    """Columns → the whole product's time over the search's, for one text and for a batch."""
+    rows, found = [X[n] for n in range(X.shape[0])], {}
+    for halvings in range(HALVINGS):
+        n = lists.shape[1] >> halvings
+        if n == 0:
+            break
+        some, starts = sparse.csr_matrix(lists[:, :n]), None if bias is None else bias[:n]
+        whole, searched = (
+            [milliseconds(lambda part, index=index: index.rank(part[0], k), each, 1) for each in (rows, [X] * ROUNDS)]
+            for index in (InvertedIndex(some, starts, searched=way) for way in (False, True))
+        )
+        found[str(n)] = {
+            "one text": round(whole[0] / searched[0], 2),
+            f"batches of {BATCH}": round(whole[1] / searched[1], 2),
+        }
+    return found
+
+
+def milliseconds(work: Callable[[list[Any]], object], texts: list[Any], size: int) -> float:
     """Median milliseconds a text of `work` on so many at a time."""
     work(texts[:size])
     taken = []
@@ -198,7 +242,7 @@ def milliseconds(work: Callable[[list[str]], object], texts: list[str], size: in
         began = time.perf_counter()
         work(some)
         taken.append(1000 * (time.perf_counter() - began) / len(some))
-    return round(statistics.median(taken), 2)
+    return statistics.median(taken)
 
 
 def synthetic_ranking(Y: sparse.csr_matrix, seed: int) -> Ranking:
@@ -325,7 +369,20 @@ def package(arguments: argparse.Namespace) -> dict[str, Any]:
 
 PARTS = {
     part.__name__: part
-    for part in (prepare, linear, neighbours, names, rank, calibrate, evaluate, reference, drift, judge, package)
+    for part in (
+        prepare,
+        linear,
+        neighbours,
+        names,
+        rank,
+        search,
+        calibrate,
+        evaluate,
+        reference,
+        drift,
+        judge,
+        package,
+    )
 }
 
 if __name__ == "__main__":

@@ -43,7 +43,7 @@ def test_only_stored_entries_of_sparse_scores_are_ranked(scores, K):
 @pytest.mark.parametrize("levels", [2, 50, 10**6])
 def test_of_many_scores_the_same_are_found(K, levels):
     """Where many are ranked for few, a bar is found without a look at all of them twice."""
-    scores = (np.random.default_rng(K).integers(0, levels, (3, 3001)) / levels).astype(np.float32)
+    scores = (np.random.default_rng(K).integers(0, levels, (3, 9001)) / levels).astype(np.float32)
     ranking = Ranking.from_scores(scores, K)
     for n, row in enumerate(scores):
         expected = sorted_slowly(list(enumerate(row.tolist())), K)

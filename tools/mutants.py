@@ -923,19 +923,29 @@ MUTANTS = (
         "cascadexml/rankers/search.py",
         "tests/rankers/test_search.py",
         (
-            "bar + takes[read] - adds[read]",
-            "bar + takes[read]",
-            "test_the_nearest_are_those_of_the_whole_product",
+            "bar * (1 - rounding) - adds[enough]",
+            "bar * (1 - rounding)",
+            "test_common_terms_are_not_read_and_ties_go_to_the_lower_column",
         ),
         (
-            "bar + takes[read] - adds[read]",
-            "bar - adds[read]",
+            "lists.data.min() >= 0 and",
+            "",
             "test_what_a_common_term_takes_away_is_reckoned_with",
         ),
         (
-            "            found |= there\n",
+            " and lists.has_canonical_format",
+            "",
+            "test_lists_that_do_not_rise_are_read_whole",
+        ),
+        (
+            "        found = found[sums[found] != 0]\n",
             "",
             "test_weights_of_either_sign_and_biases_count",
+        ),
+        (
+            "return min(near_kth(sums, k), np.inf if self.most is None else self.most)",
+            "return near_kth(sums, k)",
+            "test_common_terms_are_not_read_and_ties_go_to_the_lower_column",
         ),
     ),
     *_in(

@@ -120,7 +120,7 @@ class NamesRanker:
         rows = max(1, _CELLS_A_CHUNK // max(self.L, 1))
         for start in range(0, N, rows):
             texts = documents.texts[start : start + rows]
-            best = self._index.rank(self._parts_of(texts), K)
+            best = self._index.rank(self.runs_of(texts), K)
             labels[start : start + rows], scores[start : start + rows] = best.labels, best.scores
             progress("label names", min(start + rows, N), N, {})
         return Ranking(labels, scores)
@@ -130,8 +130,8 @@ class NamesRanker:
         # Rounding may take a share beyond 1.
         return InvertedIndex(self.W, most=1.0)
 
-    def _parts_of(self, texts: Sequence[str]) -> sparse.csr_matrix:
-        """(n, V) float32: what a run counts in one of n texts, as it stands in the text, in its opening, or in both."""
+    def runs_of(self, texts: Sequence[str]) -> sparse.csr_matrix:
+        """(n, V) what a run counts in one of n texts, as it stands in the text, in its opening, or in both."""
         has = self._runs_in(texts)
         if self.opening:
             begins = [" ".join(text.split(None, self.opening)[: self.opening]) for text in texts]

@@ -14,8 +14,9 @@ from scipy import sparse
 
 from cascadexml.ranking import NO_LABEL, Ranking, near_kth
 
-SEARCHED = 1 << 17
-"""Columns from which on there is a search instead of the whole product."""
+SEARCHED = 1 << 16
+"""Columns from which on there is a search instead of the whole product: with fewer it is not faster for each ranker,
+as `python -m benchmarks.wide --only search` shows."""
 _READ = 8
 """One in so many entries is read before what the rest can add is compared with what is needed."""
 _LONG = 8
@@ -99,7 +100,7 @@ class InvertedIndex:
         return sums if self.most is None else np.minimum(sums, np.float32(self.most))
 
     def _all_read(self, terms: Int, weights: Float32, k: int) -> tuple[Int, Float32]:
-        """Rising columns, the k best among them, and their products: bit by bit those of the whole product."""
+        """Rising columns, the k best among them, and their products, bit by bit those of SciPy's sparse product."""
         products = sums = self._sums(terms, weights)
         if self._start is not None:
             products = sums + self._start

@@ -16,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from cascadexml.data.corpus import Corpus
 from cascadexml.errors import FormatError
 from cascadexml.rankers import names as module
+from cascadexml.rankers import search
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.names import FORMAT, NamesRanker
 from cascadexml.ranking import NO_LABEL
@@ -122,6 +123,22 @@ def test_in_chunks_it_ranks_the_same(small_corpus: Corpus, monkeypatch: pytest.M
     parts = ranker.rank(documents, 5)
     np.testing.assert_array_equal(parts.labels, whole.labels)
     np.testing.assert_array_equal(parts.scores, whole.scores)
+
+
+@pytest.mark.parametrize("opening", [0, 12])
+def test_a_search_finds_what_the_whole_product_gives(
+    small_corpus: Corpus, opening: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    vocabulary, documents = small_corpus.vocabulary, Documents([*small_corpus.splits["test"].texts, "", "xyzzyx"])
+    names = [*vocabulary.names[: vocabulary.L]] * 3
+    whole = NamesRanker.fit(names, opening).rank(documents, 50)
+    monkeypatch.setattr(search, "SEARCHED", 0)
+    searched = NamesRanker.fit(names, opening).rank(documents, 50)
+    np.testing.assert_allclose(searched.scores, whole.scores, atol=1e-6)
+    for labels, scores in zip(searched.labels, searched.scores, strict=True):
+        given = list(zip((-scores).tolist(), labels.tolist(), strict=True))
+        assert given == sorted(given) or NO_LABEL in labels
+    assert searched.scores.max() <= 1
 
 
 @pytest.mark.parametrize(

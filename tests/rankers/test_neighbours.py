@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import load_file, save_file
+from scipy import sparse
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from cascadexml.errors import FormatError
 from cascadexml.rankers import neighbours as module
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.neighbours import FORMAT, NearestNeighbours
-from cascadexml.ranking import NO_LABEL
+from cascadexml.ranking import NO_LABEL, Ranking
 
 
 def plain_votes(train_texts, Y, texts, neighbours):
@@ -60,6 +63,23 @@ def test_a_text_without_known_words_has_no_labels(small_corpus):
     assert (ranking.labels[0] == NO_LABEL).all()
     assert np.isneginf(ranking.scores[0]).all()
     assert set(ranking.labels[1].tolist()) & set(train.Y[[0]].indices.tolist())
+
+
+@given(st.integers(0, 10_000))
+def test_votes_are_the_product_of_shares_and_labels(seed):
+    random = np.random.default_rng(seed)
+    B, N, L, K = random.integers(1, 7, 4)
+    Y = sparse.random(N, L, 0.5, format="csr", dtype=np.float32, random_state=random)
+    labels = np.array([random.permutation(max(N, K))[:K] for _ in range(B)])
+    given = (labels < N) & (random.random((B, K)) < 0.8)
+    scores = np.where(given, random.choice([-0.25, 0.0, 0.25, 0.5], (B, K)), -np.inf).astype(np.float32)
+    nearest = Ranking(np.where(given, labels, NO_LABEL).astype(np.int32), scores)
+    expected = np.zeros((B, L))
+    for row, own, weights in zip(expected, nearest.labels, scores, strict=True):
+        total = sum(weight for weight in weights if weight > 0)
+        for document, weight in zip(own, weights, strict=True):
+            row += weight / total * Y[[document]].toarray()[0] if weight > 0 else 0
+    np.testing.assert_allclose(module.votes(nearest, Y).toarray(), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("ngrams", [1, 3])

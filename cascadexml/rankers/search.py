@@ -1,11 +1,11 @@
 """Search in an inverted index: the columns of greatest product with a sparse vector.
 
 The product with one vector is a sum of as many lists as the vector has terms. They are added up in a dense array of
-all columns, which takes a third of the time of SciPy's sparse product, as that looks for each entry's place in a sparse
-one. The few terms that stand in most columns make up most of the entries and say little of any column: where no entry
-is negative, they are not read. As soon as what the rest can add no longer brings an unseen column among the best, it is
-looked up for the columns that may still be (MaxScore: Turtle and Flood, 1995, "Query evaluation: strategies and
-optimizations"). The result is that of the whole product, up to rounding.
+all columns, which is faster than SciPy's sparse product, as that looks for each entry's place in a sparse one. The few
+terms that stand in most columns make up most of the entries and say little of any column: where no entry is negative,
+they are not read. As soon as what the rest can add no longer brings an unseen column among the best, it is looked up
+for the columns that may still be (MaxScore: Turtle and Flood, 1995, "Query evaluation: strategies and optimizations").
+The result is that of the whole product, up to rounding.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from cascadexml.ranking import NO_LABEL, Ranking, near_kth
 
 SEARCHED = 1 << 16
 """Columns from which on there is a search instead of the whole product: with fewer it is not faster for each ranker,
-as `python -m benchmarks.wide --only search` shows."""
+as `python -m benchmarks.wide --only search --folder FOLDER` shows after a run of its other parts."""
 _READ = 8
 """One in so many entries is read before what the rest can add is compared with what is needed."""
 _LONG = 8

@@ -36,10 +36,9 @@ def plain_runs(text: str) -> set[str]:
     return found
 
 
-def plain_share(names: list[str | None], label: int, text: str) -> float:
-    """How much of a name a text has, by the inverse frequency of runs among the names."""
-    runs = [plain_runs(name or "") for name in names]
-    idf = {run: math.log((1 + len(names)) / (1 + sum(run in other for other in runs))) + 1 for run in runs[label]}
+def plain_share(runs: list[set[str]], label: int, text: str) -> float:
+    """How much of a name a text has, by the inverse frequency of runs among the names, whose runs these are."""
+    idf = {run: math.log((1 + len(runs)) / (1 + sum(run in other for other in runs))) + 1 for run in runs[label]}
     has = plain_runs(text)
     return sum(weight for run, weight in idf.items() if run in has) / sum(idf.values()) if idf else 0.0
 
@@ -50,13 +49,14 @@ def test_scores_equal_a_count_letter_by_letter(small_corpus: Corpus, opening: in
     names = list(vocabulary.names[: vocabulary.L])
     ranking = NamesRanker.fit(names, opening).rank(Documents(texts), vocabulary.L)
     some = np.random.default_rng(0).permutation(vocabulary.L)[:60].tolist()
+    runs = [plain_runs(name or "") for name in names]
     positive = 0
     for n, text in enumerate(texts):
         given = dict(zip(ranking.labels[n].tolist(), ranking.scores[n].tolist(), strict=True))
         for label in some:
-            expected = plain_share(names, label, text)
+            expected = plain_share(runs, label, text)
             if opening:
-                expected = (expected + plain_share(names, label, " ".join(text.split()[:opening]))) / 2
+                expected = (expected + plain_share(runs, label, " ".join(text.split()[:opening]))) / 2
             assert given.get(label, 0.0) == pytest.approx(expected, abs=1e-5)
             positive += expected > 0
         assert all(0 < score <= 1 for label, score in given.items() if label != NO_LABEL)

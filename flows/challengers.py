@@ -1,7 +1,10 @@
 """Which challengers a retraining tries, in which order, what each changes of params.yaml, and what is left to try."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from cascadexml.artifact.formats import ARTIFACT
+from cascadexml.artifact.predecessor import check_trainable
 from cascadexml.config import Challenger, Settings, overrides
 from cascadexml.errors import ConfigError
 from flows.records import Plan, Retraining, Start
@@ -31,6 +34,16 @@ def make_plans(
     return [
         Plan(champion, tuple(sorted(batches)), start, (*changes(start, extra), *stricter), params) for start in starts
     ]
+
+
+def check_start(champion: Path, challenger: Challenger) -> None:
+    """Refuse at once, and not after the first stages, to train on from a champion that cannot be.
+
+    Raises:
+        ConfigError: the champion was exported, and the challenger would not start from the beginning.
+    """
+    if challenger != "cold":
+        check_trainable(ARTIFACT.read(champion, digests=False))
 
 
 def changes(start: Start, extra: Sequence[str]) -> tuple[str, ...]:

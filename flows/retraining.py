@@ -16,7 +16,7 @@ from cascadexml.bundle import beside
 from cascadexml.config import Challenger, load_settings
 from cascadexml.errors import DataError
 from flows import tasks
-from flows.challengers import left_to_try, make_plans
+from flows.challengers import check_start, left_to_try, make_plans
 from flows.pipeline import report
 from flows.records import Plan, Retraining
 from flows.workspace import make_workspace
@@ -54,7 +54,7 @@ def retraining(
     Raises:
         StageError: a stage failed.
         DataError: there is no champion to start from.
-        ConfigError: settings do not go together.
+        ConfigError: settings do not go together; or the champion was exported, and only a cold start can follow it.
     """
     folder = Path(project).resolve()
     settings = load_settings(folder / "params.yaml")
@@ -63,6 +63,7 @@ def retraining(
         raise DataError(f"{settings.package.name} has no champion to follow: run the pipeline flow first.")
     params = hashlib.sha256((folder / "params.yaml").read_bytes()).hexdigest()
     asked = challenger or settings.retrain.challenger
+    check_start(champion.path, asked)
     plans, nothing = make_plans(settings, params, champion.version.version, accepted(folder), asked), ""
     if not force:
         plans, nothing = left_to_try(plans, done_before(folder))

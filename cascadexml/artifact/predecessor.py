@@ -28,12 +28,7 @@ class Predecessor:
             FormatError: it holds no network, or one of another version.
             ConfigError: it holds more or fewer, or was exported.
         """
-        exported = exported_from(self.bundle)
-        if exported is not None:
-            raise ConfigError(
-                f"{self.bundle.path} was exported to {exported.format} and cannot be trained further: start from the "
-                f"artifact that it was made from ({exported.artifact}), or set train.warm_start to false."
-            )
+        check_trainable(self.bundle)
         places = networks(self.bundle.files)
         if not places:
             raise FormatError(f"{self.bundle.path} holds no cascade: a warm start needs an artifact with one.")
@@ -43,6 +38,22 @@ class Predecessor:
                 f"train.ensemble to {len(places)}, or train.warm_start to false."
             )
         return [self.bundle.part(f"{place}/{name}", format_) for place in places]
+
+
+def check_trainable(artifact: Bundle) -> None:
+    """Refuse an artifact whose network has no weights to train on from.
+
+    Raises:
+        ConfigError: it was exported.
+        FormatError: its manifest says so in no known form.
+    """
+    exported = exported_from(artifact)
+    if exported is not None:
+        raise ConfigError(
+            f"{artifact.path} was exported to {exported.format} and cannot be trained further: start from the artifact "
+            f"that it was made from ({exported.artifact}), or from the beginning (train.warm_start: false; of a "
+            "retraining, challenger=cold)."
+        )
 
 
 def open_predecessor(path: Path, vocabulary: Vocabulary | None = None) -> Predecessor:

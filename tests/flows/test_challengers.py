@@ -7,9 +7,10 @@ from typing import get_args
 
 import pytest
 
+from cascadexml.artifact.formats import ARTIFACT
 from cascadexml.config import Challenger, Settings, load_settings, overrides
 from cascadexml.errors import ConfigError
-from flows.challengers import left_to_try, make_plans
+from flows.challengers import check_start, left_to_try, make_plans
 from flows.records import Outcome, Plan, Retraining
 from tests.conftest import REPO
 
@@ -50,6 +51,20 @@ def test_what_is_asked_for_is_tried_in_order(tmp_path: Path, challenger: Challen
     assert [plan.challenger for plan in found] == starts
     assert len({plan.key for plan in found}) == len(starts)
     assert {(plan.champion, plan.batches) for plan in found} == {("v1", BATCHES)}
+
+
+@pytest.mark.parametrize("challenger", [each for each in get_args(Challenger) if each != "cold"])
+def test_an_exported_champion_is_refused_before_any_work_but_for_a_cold_start(
+    tmp_path: Path, challenger: Challenger
+) -> None:
+    made_from = {"format": "onnx", "precision": "int8", "artifact": "0" * 64, "ranker": "1" * 64}
+    for name, meta in (("exported", {"exported": made_from}), ("trained", {})):
+        with ARTIFACT.write(tmp_path / name, meta):
+            pass
+    check_start(tmp_path / "trained", challenger)
+    check_start(tmp_path / "exported", "cold")
+    with pytest.raises(ConfigError, match=f"exported to onnx.*{'0' * 64}.*challenger=cold"):
+        check_start(tmp_path / "exported", challenger)
 
 
 def test_a_refit_takes_the_champions_network_and_trains_no_step(tmp_path: Path) -> None:

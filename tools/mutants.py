@@ -852,6 +852,20 @@ MUTANTS = (
         ),
     ),
     *_in(
+        "cascadexml/rankers/brevity.py",
+        "tests/rankers/test_brevity.py",
+        (
+            "np.where(u > 0, special.expit(",
+            "np.where(u >= 0, special.expit(",
+            "test_no_label_changes_its_place_and_ordinary_texts_keep_theirs",
+        ),
+        (
+            "left[:, -1] -= self.offset * u",
+            "left[:, -1] -= self.offset",
+            "test_shares_add_up_to_what_is_believed",
+        ),
+    ),
+    *_in(
         "cascadexml/training/ensemble.py",
         "tests/training/test_ensemble.py",
         (
@@ -1022,8 +1036,8 @@ MUTANTS = (
         "cascadexml/artifact/predecessor.py",
         "tests/artifact/test_exporting.py",
         (
-            "        if exported is not None:\n",
-            "        if False:\n",
+            "    if exported is not None:\n",
+            "    if False:\n",
             "test_it_is_no_start_for_training",
         ),
     ),

@@ -26,10 +26,21 @@ from cascadexml.errors import FormatError
 from cascadexml.metrics import document_metrics
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents, Ranker
+from cascadexml.rankers.brevity import Brevity, fit_brevity, windows_of
 from cascadexml.rankers.ensemble import Cascade, Ensemble, cascade_part, load_cascade
 from cascadexml.rankers.explaining import Explanation, explain_words, nearest_records
 from cascadexml.rankers.linear import LinearRanker
-from cascadexml.rankers.mixture import Candidates, Evidence, Mixture, cross_fitted, fit_mixture, logit, plain, root
+from cascadexml.rankers.mixture import (
+    DECISIVE,
+    Candidates,
+    Evidence,
+    Mixture,
+    cross_fitted,
+    fit_mixture,
+    logit,
+    plain,
+    root,
+)
 from cascadexml.rankers.names import NamesRanker
 from cascadexml.rankers.neighbours import NearestNeighbours
 from cascadexml.rankers.vectors import FORMAT as VECTORS
@@ -172,12 +183,14 @@ class Blend:
         mixture: weights of `sources.listed`.
         uses: (L,) int64, documents of train that have each label.
         ids: the N training documents that the indexes hold, row by row: what an explanation calls them.
+        brevity: how much less it is sure of a short text.
     """
 
     sources: Sources
     mixture: Mixture
     uses: npt.NDArray[np.int64]
     ids: Sequence[str] = ()
+    brevity: Brevity = Brevity()
 
     kind: ClassVar = "blend"
 
@@ -233,7 +246,8 @@ class Blend:
             log.warning("Mixed, they reach %.4f on dev, no more than %s alone, which answers.", mixed, best)
             return cls(sources, _alone(best, names), uses, ids)
         log.info("mixed, cross-fitted in %d folds: %.4f", settings.folds, mixed)
-        return cls(sources, fit_mixture(found, right, uses), uses, ids)
+        blend = cls(sources, fit_mixture(found, right, uses), uses, ids)
+        return dataclasses.replace(blend, brevity=_brevity_of(blend, documents.texts, Y, seed, progress))
 
     @property
     def L(self) -> int:  # noqa: N802
@@ -264,7 +278,7 @@ class Blend:
         for start in range(0, max(N, 1), _DOCUMENTS_A_CHUNK):
             chunk = documents.take(np.arange(start, min(start + _DOCUMENTS_A_CHUNK, N)))
             rankings, vectors = self.sources.rank(chunk, _shifted(progress, start, N))
-            parts.append((self.mixed(rankings, K), vectors, rankings))
+            parts.append((self.mixed(chunk.texts, rankings, K), vectors, rankings))
         return (
             joined([ranking for ranking, _, _ in parts]),
             np.concatenate([vectors for _, vectors, _ in parts]),
@@ -289,10 +303,11 @@ class Blend:
         Y = self._carriers
         return np.zeros(0, dtype=np.int32) if Y is None else Y.indices[Y.indptr[label] : Y.indptr[label + 1]]
 
-    def mixed(self, rankings: Mapping[str, Ranking], K: int) -> Ranking:
-        """The best K labels of N documents, from each source's ranking of them."""
+    def mixed(self, texts: Sequence[str], rankings: Mapping[str, Ranking], K: int) -> Ranking:
+        """The best K labels of N texts, from each source's ranking of them."""
         found = candidates(rankings, self.L)
-        return found.ranked(self.mixture.probabilities(found, self.uses), K, self.L)
+        probabilities, u = self.mixture.probabilities(found, self.uses), self.brevity.shortness(texts)
+        return found.ranked(self.brevity.believed(probabilities, u[found.documents]), K, self.L)
 
     def save(self, folder: Path) -> None:
         """Write a bundle to `folder`: the sources' own bundles, the weights, the counts and the ids."""
@@ -300,7 +315,8 @@ class Blend:
         with FORMAT.write(folder, {"L": self.L, "sources": sources.listed}) as new:
             for name in sources.listed:
                 getattr(sources, name).save(new / name)
-            _write_json(new / "mixture.json", dataclasses.asdict(self.mixture))
+            parts = {**dataclasses.asdict(self.mixture), "brevity": dataclasses.asdict(self.brevity)}
+            _write_json(new / "mixture.json", parts)
             _write_json(new / "ids.json", list(self.ids))
             np.save(new / "uses.npy", self.uses, allow_pickle=False)
 
@@ -315,7 +331,9 @@ class Blend:
         found = FORMAT.read(place)
         try:
             L, names = int(found.meta["L"]), list(found.meta["sources"])
-            mixture = _read_mixture(json.loads((found.path / "mixture.json").read_text(encoding="utf-8")))
+            weights = json.loads((found.path / "mixture.json").read_text(encoding="utf-8"))
+            # A blend from before short texts were told apart says nothing of them.
+            mixture, brevity = _read_mixture(weights), Brevity(**weights.get("brevity", {}))
             ids = json.loads((found.path / "ids.json").read_text(encoding="utf-8"))
             uses = np.load(found.path / "uses.npy", allow_pickle=False)
             if uses.dtype != np.int64 or uses.shape != (L,) or (uses < 0).any():
@@ -341,7 +359,7 @@ class Blend:
                     f"{found.path}: {name} holds documents and labels of {index.Y.shape}, ids.json and the blend have "
                     f"{(len(ids), L)}: make it again."
                 )
-        return cls(sources, mixture, uses, ids)
+        return cls(sources, mixture, uses, ids, brevity)
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,20 +395,35 @@ class BlendExplanations:
         return [Explanation(*parts) for parts in zip(shares, words, near, strict=True)]
 
     def _shares(self, document: int, labels: Sequence[int]) -> npt.NDArray[np.float64]:
-        """(len(labels), S + 1): as of `Mixture.shares`."""
+        """(len(labels), S + 1): as of `Mixture.shares`, and what a short text leaves of them."""
         own = slice(document, document + 1)
         told = {name: Ranking(ranking.labels[own], ranking.scores[own]) for name, ranking in self.rankings.items()}
         found = candidates(told, self.blend.L)
         if not np.isin(labels, found.labels).all():
             raise ValueError(f"the ranking of document {document} does not name all of the labels {list(labels)}")
         at = np.searchsorted(found.labels, labels)
-        return self.blend.mixture.shares(found, self.blend.uses)[at]
+        shares = self.blend.mixture.shares(found, self.blend.uses)[at]
+        u = self.blend.brevity.shortness([self.documents.texts[document]])
+        return self.blend.brevity.shares(shares, float(u[0]))
 
 
 def candidates(rankings: Mapping[str, Ranking], L: int) -> Candidates:
     """The candidates of N documents from each source's ranking of them."""
     names = [name for name in EVIDENCE if name in rankings]
     return Candidates.of([rankings[name] for name in names], [EVIDENCE[name] for name in names], L)
+
+
+def _brevity_of(blend: Blend, texts: Sequence[str], Y: sparse.csr_matrix, seed: int, progress: Progress) -> Brevity:
+    """How much less a blend is to be sure of short texts, by windows of N documents with labels (N, at least L)."""
+    ordinary, windows, rows = windows_of(texts, seed)
+    if not windows:
+        return Brevity()
+    found = candidates(blend.sources.rank(Documents(windows), progress)[0], blend.L)
+    probabilities = blend.mixture.probabilities(found, blend.uses)
+    first = found.first(probabilities, DECISIVE)
+    right = np.asarray(Y[:, : blend.L].tocsr()[rows[found.documents[first]], found.labels[first]]).ravel() > 0
+    u = Brevity(ordinary).shortness(windows)[found.documents[first]]
+    return fit_brevity(probabilities[first], right, u, ordinary)
 
 
 def _alone(source: str, names: Sequence[str]) -> Mixture:

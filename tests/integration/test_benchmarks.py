@@ -28,6 +28,7 @@ from benchmarks import (
     mixture,
     reading,
     shards,
+    short,
     speed,
     steps,
     warm_start,
@@ -140,6 +141,17 @@ def test_speed(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
         assert list(line["ms a text"]) == ["encoder", "answer", "network", "linear", "neighbours"]
         assert line["over the encoder"]["encoder"] == 1
         assert all(value > 0 for value in line["ms a text"].values())
+
+
+def test_short(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:
+    blend = pack_tiny_blend(tmp_path, Corpus.load(inputs.corpus))
+    lines = bench(short, blend, inputs.corpus, "--documents", 20, "--words", 1, 3, "--device", "cpu")
+    assert [(line["words"], line["texts"]) for line in lines] == [(1, 20), (3, 20)]
+    for line in lines:
+        for each in (line["as it is"], line["without brevity"]):
+            assert all(0 <= value <= 1 for value in each.values())
+        # No label changes its place.
+        assert line["as it is"]["right"] == line["without brevity"]["right"]
 
 
 def test_export(bench: Bench, inputs: Inputs, tmp_path: Path) -> None:

@@ -14,9 +14,10 @@ from cascadexml.metrics import document_metrics
 from cascadexml.rankers import blend as module
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.blend import FORMAT, MIXED, Blend, Figures, Sources, candidates
+from cascadexml.rankers.brevity import Brevity, windows_of
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
-from cascadexml.rankers.mixture import Mixture, fit_mixture
+from cascadexml.rankers.mixture import DECISIVE, Mixture, fit_mixture
 from cascadexml.ranking import Ranking
 from tests.support.tiny_artifacts import MAX_LENGTH, tiny_blend, tiny_model
 from tests.support.tiny_encoders import make_tiny_encoder
@@ -115,6 +116,29 @@ def test_without_a_document_to_weigh_them_on_the_network_answers(blend: Blend, s
     alone = Blend.fit(blend.sources, Documents([]), dev.Y[:0], blend.uses, blend.ids, BlendSettings())
     expected = blend.sources.cascade.rank(Documents(dev.texts), 10)
     np.testing.assert_array_equal(alone.rank(Documents(dev.texts), 10).labels, expected.labels)
+
+
+def test_of_a_few_words_it_is_as_sure_as_it_is_right_and_keeps_that_on_disk(
+    blend: Blend, small_corpus: Corpus, tmp_path: Path
+) -> None:
+    settings = BlendSettings(sources=["linear", "neighbours", "vectors"], neighbours=5, opening=0)
+    assert isinstance(blend.sources.cascade, CascadeRanker)
+    fitted = tiny_blend(small_corpus, blend.sources.cascade, settings, LinearSettings(opening=0))
+    sure = replace(fitted, brevity=Brevity())
+    assert fitted.brevity.ordinary > 0
+    dev = small_corpus.splits["dev"]
+    _, texts, rows = windows_of(dev.texts, 0)
+
+    def surprise(blend: Blend) -> float:
+        ranking = blend.rank(Documents(texts), DECISIVE)
+        right = np.take_along_axis(dev.Y.toarray()[rows, : blend.L] > 0, ranking.labels, axis=1)
+        return float(-np.log(np.where(right, ranking.scores, 1 - ranking.scores)).mean())
+
+    assert surprise(fitted) < surprise(sure)
+    whole = Documents([text for text in dev.texts if len(text.split()) >= fitted.brevity.ordinary])
+    np.testing.assert_array_equal(fitted.rank(whole, 5).scores, sure.rank(whole, 5).scores)
+    fitted.save(tmp_path / "blend")
+    assert Blend.load(tmp_path / "blend", "cpu").brevity == fitted.brevity
 
 
 def test_where_the_mixture_is_no_better_the_best_source_answers(

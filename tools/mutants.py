@@ -769,6 +769,30 @@ MUTANTS = (
             "depth + 1, node, depths)",
             "test_cosines_alone_halve_as_rows_do",
         ),
+        (
+            "range(node << below, (node + 1) << below)",
+            "range(1 << below)",
+            "test_cosines_alone_halve_as_rows_do",
+        ),
+        (
+            "inside += np.where(first[moved], np.float32(1), np.float32(-1)) @ Z[moved]",
+            "inside += np.ones(moved.size, dtype=np.float32) @ Z[moved]",
+            "test_sums_that_follow_the_labels_that_move_halve_as_sums_made_anew",
+        ),
+    ),
+    *_in(
+        "cascadexml/labels/rows.py",
+        "tests/labels/test_rows.py",
+        (
+            "keep[level[rank < room[row[level]]]] = True",
+            "keep[level] = True",
+            "test_the_largest_of_each_row_are_those_of_a_sort",
+        ),
+        (
+            "if in_place else np.empty_like(rows.data)",
+            "if True else np.empty_like(rows.data)",
+            "test_unit_rows_equal_the_dense_formula",
+        ),
     ),
     *_in(
         "cascadexml/bundle.py",

@@ -6,7 +6,8 @@ RUN is a checkout in which `make run` has run; its artifact is the champion. BAT
 monitoring would accept it. Each challenger is made in a workspace of its own, as the retraining flow makes it, by
 `dvc repro package`; what the batches change is computed there, the rest comes from DVC's cache. Then it is judged as
 the flow judges: on test and the held-out records of all batches. One JSON line a challenger: minutes, and in percent
-the champion's and its figures with the interval of their difference. No Prefect and no S3 are needed.
+the champion's and its figures with the interval of their difference; `slices` are parts of the records. Neither Prefect
+nor S3 is needed.
 """
 
 import argparse
@@ -68,7 +69,7 @@ def challenge(
         "minutes": round(minutes, 1),
         "would be promoted": found.promote,
         "figures": {each.name: told(each) for each in (found.difference, *found.differences) if each},
-        "batches alone": {each.name: told(each) for each in found.slices},
+        "slices": {each.name: told(each) for each in found.slices},
     }
 
 

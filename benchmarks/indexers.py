@@ -12,19 +12,16 @@ all the features that PIFA gives.
 import argparse
 import json
 import math
-import multiprocessing
 import resource
 import statistics
 import tempfile
 import time
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy import sparse
 
-from benchmarks.label_trees import TOP, data_of
+from benchmarks.label_trees import SHAPES, TOP, alone, hand_over, read
 from benchmarks.peers import foreign
 from cascadexml.data.sparse_files import read_npz
 from cascadexml.labels.features import pifa
@@ -44,31 +41,14 @@ def main() -> None:
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        L, C = alone(hand_over, arguments.labels, arguments.documents, arguments.corpus, folder)
+        shape = SHAPES["amazon-670k"]
+        L = alone(hand_over, arguments.labels, arguments.documents, arguments.corpus, folder, shape)
+        C = derive_levels(L, BRANCHING)[-1]
         ours, theirs = [], []
         for number in range(arguments.rounds):
             ours.append(alone(our_tree, folder, C))
             theirs.append(pecos_tree(folder, folder / str(number), math.ceil(L / C)))
         print(json.dumps(alone(compare, folder, ours, theirs)))
-
-
-def alone(work: Any, *arguments: Any) -> Any:
-    """What a function gives in a process of its own, whose greatest size is then its own too."""
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as own:
-        return own.submit(work, *arguments).result()
-
-
-def hand_over(labels: int, documents: int, corpus: Path | None, folder: Path) -> tuple[int, int]:
-    """Write the documents' features and labels as the programs read them; gives L and C."""
-    X, Y = data_of(labels, documents, corpus)
-    sparse.save_npz(folder / "train.features.npz", X, compressed=False)
-    sparse.save_npz(folder / "labels.npz", Y, compressed=False)
-    return Y.shape[1], derive_levels(Y.shape[1], BRANCHING)[-1]
-
-
-def read(folder: Path) -> tuple[sparse.csr_matrix, sparse.csr_matrix]:
-    """(N, V) features and (N, L) labels."""
-    return read_npz(folder / "train.features.npz"), read_npz(folder / "labels.npz")
 
 
 def our_tree(folder: Path, C: int) -> dict[str, float]:

@@ -39,6 +39,7 @@ from cascadexml.artifact import open_artifact
 from cascadexml.data.corpus import Corpus
 from cascadexml.data.tokens import TokenStore
 from cascadexml.evaluation.held_out import Provenance, save_held_out, see
+from cascadexml.labels.tree import derive_levels
 from cascadexml.rankers.base import Documents
 from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.ranker import CascadeRanker
@@ -207,6 +208,8 @@ def test_shards(bench: Bench, inputs: Inputs) -> None:
 
 def test_label_trees(bench: Bench, inputs: Inputs) -> None:
     (made,) = bench(label_trees, "--labels", 700, "--documents", 900)
+    (dense,) = bench(label_trees, "--labels", 700, "--documents", 900, "--shape", "amazon-3m")
+    assert 3 * made["uses"] < dense["uses"] < 900 * 40
     assert (made["labels"], made["documents"]) == (700, 900)
     assert made["cosine"] > made["random"] > 0
     (real,) = bench(label_trees, "--corpus", inputs.corpus, "--hops", 0)
@@ -217,7 +220,8 @@ def test_label_trees(bench: Bench, inputs: Inputs) -> None:
 
 def test_indexers(inputs: Inputs, tmp_path: Path) -> None:
     """Without the foreign package: ours against clusters by chance stands in for theirs."""
-    L, C = indexers.hand_over(700, 900, None, tmp_path)
+    L = label_trees.hand_over(700, 900, None, tmp_path, label_trees.SHAPES["amazon-670k"])
+    C = derive_levels(L, indexers.BRANCHING)[-1]
     ours = indexers.our_tree(tmp_path, C)
     np.save(tmp_path / "theirs.npy", np.random.default_rng(0).permutation(np.arange(L) % C))
     line = indexers.compare(tmp_path, [ours], [{"features": ours["features"], "tree": 3.0, "peak GB": 2.0}])

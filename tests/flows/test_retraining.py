@@ -1,15 +1,18 @@
 """How a retraining goes through its challengers; their training and their judgement stand in for themselves."""
 
 import logging
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
+from cascadexml.artifact.formats import ARTIFACT
+from cascadexml.errors import ConfigError
 from cascadexml.registry import Version
 from flows import retraining, tasks
 from flows.records import Outcome, Plan, Retraining
+from tests.conftest import REPO
 
 REFIT = Plan("v1", ("march-02",), "refit", ("train.epochs=0",), "0" * 64)
 WARM = Plan("v1", ("march-02",), "warm", (), "0" * 64)
@@ -55,6 +58,21 @@ def tried(folder: Path, patch: pytest.MonkeyPatch, *outcomes: Outcome) -> tuple[
     found = retraining.try_in_turn(folder, CHAMPION, [REFIT, WARM], "march-02", "drift")
     assert not list((folder / "data" / "workspaces").iterdir())
     return found, judge.happened
+
+
+def test_an_exported_champion_is_refused_before_batches_are_looked_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made_from = {"format": "onnx", "precision": "int8", "artifact": "0" * 64, "ranker": "1" * 64}
+    with ARTIFACT.write(tmp_path / "exported", {"exported": made_from}):
+        pass
+    (tmp_path / "params.yaml").write_bytes((REPO / "params.yaml").read_bytes())
+    monkeypatch.setattr(tasks, "pull_champion", lambda folder: replace(CHAMPION, path=tmp_path / "exported"))
+    looked_up: list[Path] = []
+    monkeypatch.setattr(retraining, "accepted", lambda folder: looked_up.append(folder) or [])
+    with pytest.raises(ConfigError, match="challenger=cold"):
+        retraining.retraining.fn(project=str(tmp_path))
+    assert not looked_up
 
 
 def steps(plan: Plan, version: str) -> list[str]:

@@ -1,6 +1,7 @@
 """What a training step and an answer cost beside the bare encoder's, and the memory, by the number of labels.
 
     python benchmarks/steps.py CORPUS [--labels 4524 131073 670091 2812281] [--heads auto dense] [--steps 6]
+    python benchmarks/steps.py CORPUS --negatives all
 
 Texts are those of the corpus' train split; labels are synthetic: a random tree over so many, five labels a document
 with frequencies after Zipf. The bare encoder does forward, backward, clipping and AdamW on the same batches, with
@@ -47,6 +48,7 @@ def main() -> None:
     parser.add_argument("corpus", type=Path)
     parser.add_argument("--labels", type=int, nargs="+", default=[4524, 131073, 670091, 2812281])
     parser.add_argument("--heads", choices=("auto", "dense", "lean"), nargs="+", default=["auto"])
+    parser.add_argument("--negatives", choices=("shortlist", "all"), default="shortlist")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--steps", type=int, default=6)
@@ -63,6 +65,7 @@ def measure(L: int, heads: str, arguments: argparse.Namespace) -> dict[str, Any]
     """Time steps of one setting."""
     settings = TrainSettings(
         heads=heads,  # type: ignore[arg-type]
+        negatives=arguments.negatives,
         batch_size=arguments.batch,
         micro_batch_size=arguments.batch,
         head_init="xavier",

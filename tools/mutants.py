@@ -443,6 +443,11 @@ MUTANTS = (
             "test_thinned_residuals_teach_the_same_in_the_mean",
         ),
         (
+            "kept.append((of, slots[places], values))",
+            "kept.append((of, places, values))",
+            "test_learning_from_all_slots_is_that_of_a_dense_head",
+        ),
+        (
             "    bits.add_(noise[slots % noise.shape[0]])\n",
             "",
             "test_what_is_stored_in_16_bits_is_right_in_the_mean",

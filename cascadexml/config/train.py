@@ -48,6 +48,11 @@ class TrainSettings:
     shortlist: list[int] | None = knob(
         None, low=1, meaning="clusters kept at each resolution above the labels; null: the paper's"
     )
+    negatives: Literal["shortlist", "all"] = knob(
+        "shortlist",
+        meaning="what the labels' classifier learns from besides a document's labels: those of its `shortlist`, or "
+        "`all` others, some at a time",
+    )
     loss_weights: list[float] | None = knob(None, low=0.0, meaning="one a resolution, or one for all; null: 1")
     head_init: Literal["xavier", "centroid"] = knob(
         "centroid", meaning="`centroid`: a classifier row starts at the mean vector of its label's documents"
@@ -101,6 +106,8 @@ class TrainSettings:
                 f"train.micro_batch_size is {self.micro_batch_size}, expected a divisor of train.batch_size, "
                 f"{self.batch_size}."
             )
+        if self.sharded and self.negatives == "all":
+            yield "train.negatives is all, expected shortlist where train.sharded is true."
         if self.clip_norm == 0:
             yield "train.clip_norm is 0, expected more, or null for no clipping."
         try:

@@ -53,7 +53,7 @@ class Brevity:
         """(N,) u of N texts, from 0 for those of ordinary length to 1 for one without a word."""
         if not self.ordinary:
             return np.zeros(len(texts))
-        u: Float64 = np.maximum(0.0, 1 - np.log1p(words_of(texts)) / np.log1p(self.ordinary))
+        u: Float64 = np.maximum(0.0, 1 - np.log1p(words_of(texts, self.ordinary)) / np.log1p(self.ordinary))
         return u
 
     def believed(self, probabilities: Float64, u: Float64) -> Float64:
@@ -68,9 +68,9 @@ class Brevity:
         return left
 
 
-def words_of(texts: Sequence[str]) -> Int64:
-    """(N,) how many words N texts have, by the blanks between them."""
-    return np.array([len(text.split()) for text in texts], dtype=np.int64)
+def words_of(texts: Sequence[str], most: int = -1) -> Int64:
+    """(N,) how many words N texts have, by the blanks between them; counting ends at `most` and one more."""
+    return np.array([len(text.split(None, most)) for text in texts], dtype=np.int64)
 
 
 def windows_of(texts: Sequence[str], seed: int) -> tuple[int, list[str], Int64]:
@@ -81,8 +81,9 @@ def windows_of(texts: Sequence[str], seed: int) -> tuple[int, list[str], Int64]:
         seed: of the choice.
 
     Returns:
-        How many words an ordinary document has at least; windows of fewer, of each number as many as of twice it and
-        one more; the row of each window's document. No windows where ordinary documents have less than `LEAST` words.
+        How many words an ordinary document has at least; windows of fewer, as many from one word to two as from two to
+        four and so on; the row of each window's document. No windows where ordinary documents have less than `LEAST`
+        words.
     """
     words = words_of(texts)
     ordinary = int(np.quantile(words, SHORT)) if words.size else 0

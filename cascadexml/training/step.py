@@ -84,4 +84,5 @@ class Stepper:
             texts = batch.input_ids.to(self.device), batch.attention_mask.to(self.device)
             positives = self.positives.batch(rows, self.device)
         with self.autocast, record_function(FORWARD):
-            return self.network.losses(self.network(*texts, positives)).sum(0)
+            outputs = self.network(*texts, positives, all_labels=self.run.settings.negatives == "all")
+            return self.network.losses(outputs).sum(0)

@@ -189,6 +189,7 @@ def test_each_bound_is_kept(path: tuple[str, ...], side: str, value: Any) -> Non
         ("train: {select: nDGC@5}", "the nearest is 'nDCG@5'"),
         ("train: {select: P}", "train.select: there is no metric 'P'"),
         ("train: {batch_size: 32, micro_batch_size: 12}", "train.micro_batch_size is 12, expected a divisor of"),
+        ("train: {sharded: true, negatives: all}", "train.negatives is all, expected shortlist where train.sharded"),
         ("train: {batch_size: 8}", "train.micro_batch_size is 32, expected a divisor of train.batch_size, 8"),
         ("train: {clip_norm: 0}", "train.clip_norm is 0"),
         ("train: {dropout: [0.1, 0.2], shortlist: [5, 5]}", "2 in train.dropout, 3 in train.shortlist"),

@@ -62,13 +62,14 @@ def test_killed_again_and_again_it_ends_with_the_same_bits(prepared: Path, tmp_p
     assert [name for name in expected if not torch.equal(expected[name], found[name])] == []
 
 
-@pytest.mark.parametrize("heads", ["dense", "lean"])
+@pytest.mark.parametrize(("heads", "negatives"), [("dense", "shortlist"), ("lean", "shortlist"), ("lean", "all")])
 def test_two_processes_give_the_result_of_one_at_the_same_global_batch(
-    prepared: Path, tmp_path: Path, heads: str
+    prepared: Path, tmp_path: Path, heads: str, negatives: str
 ) -> None:
     # Dropout stays on: its draws belong to the micro-batch, whoever works on it. Rows in 32 bits, as the order of sums
     # decides how those of 16 bits are rounded.
     knobs = {**KNOBS, "micro_batch_size": 8, "clip_norm": 1.0, "heads": heads, "lean_rows": "fp32"}
+    knobs["negatives"] = negatives
     alone = run(prepared, tmp_path / "one" / "model", knobs)
     shared = run(prepared, tmp_path / "two" / "model", knobs, *TORCHRUN)
     assert set(alone) == set(shared)

@@ -42,10 +42,13 @@ def furthest(one: Path, other: Path) -> float:
     return max(float((a[name] - b[name]).abs().max()) for name in a)
 
 
-@pytest.mark.parametrize("heads", ["dense", "lean"])
-def test_training_learns_what_it_is_shown(prepared: Path, tmp_path: Path, small_corpus: Corpus, heads: str) -> None:
+@pytest.mark.parametrize(("heads", "negatives"), [("dense", "shortlist"), ("lean", "shortlist"), ("lean", "all")])
+def test_training_learns_what_it_is_shown(
+    prepared: Path, tmp_path: Path, small_corpus: Corpus, heads: str, negatives: str
+) -> None:
     seen: list[tuple[int, Mapping[str, float]]] = []
-    knobs = {"epochs": 25, "dropout": [0.0], "encoder_dropout": 0.0, "select": "P@1", "heads": heads, "lean_lr": 0.1}
+    knobs = {"epochs": 25, "dropout": [0.0], "encoder_dropout": 0.0, "select": "P@1"}
+    knobs |= {"heads": heads, "lean_lr": 0.1, "negatives": negatives}
     result = train(prepared, tmp_path / "model", dev="train", record=lambda s, f: seen.append((s, f)), **knobs)
     levels = [figures for _, figures in seen if "loss/total" in figures]
     assert levels[-1]["loss/total"] < 0.2 * levels[0]["loss/total"]
@@ -99,11 +102,16 @@ class Killed(Exception):  # noqa: N818
     """Stands for the end of the process."""
 
 
-@pytest.mark.parametrize(("moment", "heads"), [(9, "dense"), (17, "dense"), (17, "lean")])
-def test_an_interrupted_run_goes_on_to_the_same_bits(prepared: Path, tmp_path: Path, moment: int, heads: str) -> None:
+@pytest.mark.parametrize(
+    ("moment", "heads", "negatives"),
+    [(9, "dense", "shortlist"), (17, "dense", "all"), (17, "lean", "shortlist"), (17, "lean", "all")],
+)
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    prepared: Path, tmp_path: Path, moment: int, heads: str, negatives: str
+) -> None:
     # 13 steps an epoch: checkpoints, after every tenth step, lie in the middle of one.
     knobs: dict[str, Any] = {"evaluations_per_epoch": 3, "checkpoint_minutes": 0.0, "heads": heads}
-    knobs |= {"batch_size": 24, "micro_batch_size": 24}
+    knobs |= {"negatives": negatives, "batch_size": 24, "micro_batch_size": 24}
     whole: list[tuple[int, Mapping[str, float]]] = []
     train(prepared, tmp_path / "whole" / "model", record=lambda s, f: whole.append((s, f)), **knobs)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 # A matrix product over all slots runs some 64 times faster per slot than gathering rows does (the gather moves each
 # row through memory once a document and again in the backward pass), so gathering pays only beyond that ratio. With few
@@ -106,6 +107,18 @@ class Head(nn.Module, ABC):
     def loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """(B,) losses of B documents from the (B, S) logits and targets of their scored slots."""
         return shortlist_loss(logits, targets)
+
+    @abstractmethod
+    def loss_over_all(self, h: Tensor, documents: Tensor, positives: Tensor) -> Tensor:
+        """(B,) losses of B documents at every slot: binary cross-entropy, a sum over slots, padding left out.
+
+        It is made in parts: there are never B·P·m numbers at once.
+
+        Args:
+            h: (B, d) vectors.
+            documents: as of `targets`.
+            positives: as of `targets`.
+        """
 
     @property
     def shared(self) -> bool:
@@ -267,6 +280,20 @@ class DenseHead(MatrixHead):
             valid = self.valid[slots]
         return logits.masked_fill(~valid, -torch.inf), slots
 
+    def loss_over_all(self, h: Tensor, documents: Tensor, positives: Tensor) -> Tensor:
+        """As of `Head`: the backward pass scores each block again, so that none is kept."""
+        h = self.dropout(h)
+        losses = [
+            checkpoint(self._block_loss, h, slots, documents, positives, use_reentrant=False)
+            for slots in blocks(self.slots)
+        ]
+        return torch.stack(losses).sum(0)
+
+    def _block_loss(self, h: Tensor, slots: Tensor, documents: Tensor, positives: Tensor) -> Tensor:
+        part = slice(int(slots[0]), int(slots[-1]) + 1)
+        logits = functional.linear(h, self.weight[part], self.bias[part]).masked_fill(~self.valid[part], -torch.inf)
+        return slot_losses(logits, block_targets(slots, documents, positives, h.shape[0])).sum(1)
+
     @torch.no_grad()
     def score_all(self, h: Tensor) -> Tensor:
         """As of `Head`."""
@@ -309,11 +336,25 @@ def shortlist_loss(logits: Tensor, targets: Tensor) -> Tensor:
     Padding slots (logit -inf) count neither in the sum nor in the mean. A mean a document, not a mean over the batch's
     slots, keeps gradient accumulation exact whatever the micro-batches.
     """
+    return slot_losses(logits, targets).sum(1) / torch.isfinite(logits).sum(1)
+
+
+def slot_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Binary cross-entropy with logits, slot by slot: (B, S), (B, S) → (B, S) float32, 0 at padding."""
     valid = torch.isfinite(logits)
     losses = functional.binary_cross_entropy_with_logits(
         logits.masked_fill(~valid, 0.0).float(), targets, reduction="none"
     )
-    return (losses * valid).sum(1) / valid.sum(1)
+    return losses * valid
+
+
+def block_targets(slots: Tensor, documents: Tensor, positives: Tensor, B: int) -> Tensor:
+    """(B, S) float32 0/1 targets of S consecutive slots, from pairs as of `Head.targets`."""
+    first, S = slots[0], slots.numel()
+    inside = (positives >= first) & (positives < first + S)
+    targets = torch.zeros(B, S, device=slots.device)
+    targets[documents[inside], positives[inside] - first] = 1.0
+    return targets
 
 
 def pick_shortlist(logits: Tensor, slots: Tensor, K: int, targets: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cascadexml.rankers.cascade.heads import MatrixHead, blocks
+from cascadexml.rankers.cascade.heads import MatrixHead, block_targets, blocks, slot_losses
 
 FINENESS = 64.0
 """A residual this many times smaller than its document's largest is thinned out."""
@@ -33,7 +33,7 @@ HALF = 0.5
 
 @dataclass(frozen=True)
 class Residual:
-    """What a micro-batch of B documents has to teach: n pairs of document and slot, by rising document.
+    """What a micro-batch of B documents has to teach: n pairs of document and slot, those of a slot by rising document.
 
     Attributes:
         h: (B, d) float32 vectors that were scored.
@@ -130,16 +130,25 @@ class LeanHead(MatrixHead):
             parts = [h.float() @ part.float().T for part in torch.split(self.weight, UPDATED)]
         return torch.cat(parts, dim=1).mul_(self.scale.float()).add_(self.bias)
 
+    def loss_over_all(self, h: Tensor, documents: Tensor, positives: Tensor) -> Tensor:
+        """As of `Head`; what the gradient says of the rows waits for `update`, thinned out as ever."""
+        losses: Tensor = _AllLosses.apply(self.dropout(h).float(), documents, positives, self)  # type: ignore[no-untyped-call]
+        return losses
+
     def keep(self, h: Tensor, parents: Tensor | None, residuals: Tensor) -> Tensor:
         """Put by what residuals of the scored slots teach the rows; give (B, d), what they teach the vectors."""
         return self._teach(h, *self._thinned(parents, residuals))
 
     def _thinned(self, parents: Tensor | None, residuals: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The documents (n,), slots (n,) and values (n,) of the (B, K·m) residuals that are kept."""
-        documents, slots, values = _thinned(residuals, self.fineness)
+        documents, slots, values = _thinned(residuals, self.least(residuals.abs().amax(1)))
         if parents is not None:
             slots = parents[documents, slots // self.m] * self.m + slots % self.m
         return documents, slots, values
+
+    def least(self, largest: Tensor) -> Tensor | None:
+        """(B,) below which residuals are thinned out, from the (B,) largest ones of B documents; None: none are."""
+        return None if self.fineness is None else largest / self.fineness
 
     def _teach(self, h: Tensor, documents: Tensor, slots: Tensor, values: Tensor) -> Tensor:
         """Put by the residuals of n pairs with held slots; give (B, d), what they teach the vectors h."""
@@ -300,11 +309,53 @@ class _Scores(torch.autograd.Function):
         return ctx.head.keep(h, ctx.parents, residuals[0].float()), None, None
 
 
-def _thinned(residuals: Tensor, fineness: float | None) -> tuple[Tensor, Tensor, Tensor]:
-    """The documents (n,), places (n,) and values (n,) of the (B, S) residuals that are kept."""
-    if fineness is not None:
-        sizes = residuals.abs()
-        least = sizes.amax(1, keepdim=True) / fineness
+class _AllLosses(torch.autograd.Function):
+    """Losses at all slots, a part of them at a time; the backward pass scores them again, so that none are kept."""
+
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, documents: Tensor, positives: Tensor, head: LeanHead) -> Tensor:
+        losses, largest = (torch.zeros(h.shape[0], device=h.device) for _ in range(2))
+        for slots, _, logits in _in_parts(head, h):
+            targets = block_targets(slots, documents, positives, h.shape[0])
+            losses += slot_losses(logits, targets).sum(1)
+            largest = torch.maximum(largest, (logits.sigmoid() - targets).abs().amax(1))
+        ctx.save_for_backward(h, documents, positives, largest)
+        ctx.head = head
+        return losses
+
+    @staticmethod
+    def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor, None, None, None]:
+        h, documents, positives, largest = ctx.saved_tensors
+        head, weight = ctx.head, weights[0].unsqueeze(1)
+        least = head.least(largest * weights[0].abs())
+        back, kept = torch.zeros_like(h), []
+        for slots, rows, logits in _in_parts(head, h):
+            residuals = (logits.sigmoid() - block_targets(slots, documents, positives, h.shape[0])) * weight
+            back.addmm_(residuals, rows)
+            of, places, values = _thinned(residuals, least)
+            kept.append((of, slots[places], values))
+        head.pending.append(Residual(h, *(torch.cat(part) for part in zip(*kept, strict=True))))
+        return back, None, None, None
+
+
+def _in_parts(head: LeanHead, h: Tensor) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Some consecutive slots (S,) at a time: these, their rows (S, d) in float32 and their logits (B, S)."""
+    for slots in torch.split(head.slots, UPDATED):
+        rows, biases = head.rows(slots)
+        with torch.autocast(h.device.type, enabled=False):
+            logits = h @ rows.T + biases
+        yield slots, rows, logits.masked_fill(~head.valid[slots], -torch.inf)
+
+
+def _thinned(residuals: Tensor, least: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+    """The documents (n,), places (n,) and values (n,) of the (B, S) residuals that are kept.
+
+    Args:
+        residuals: of S slots.
+        least: (B,) below which a document's are thinned out, or None.
+    """
+    if least is not None:
+        sizes, least = residuals.abs(), least.unsqueeze(1)
         lucky = torch.rand_like(sizes).mul_(least) < sizes
         residuals = torch.where(sizes < least, residuals.sign() * least, residuals) * lucky
     documents, places = residuals.nonzero(as_tuple=True)

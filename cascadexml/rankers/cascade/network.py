@@ -157,8 +157,16 @@ def _within(taps: tuple[tuple[int, ...], ...], depth: int) -> tuple[tuple[int, .
 
 @dataclass(frozen=True)
 class LevelOutput:
-    """One resolution's part of a training step: logits and targets (B, S), the slots they stand for."""
+    """One resolution's part of a training step.
 
+    Attributes:
+        losses: (B,) of each document.
+        logits: (B, S) of the scored slots; S is 0 where the loss was made in parts.
+        targets: (B, S) of these.
+        slots: (B, S) int64, the slots they stand for.
+    """
+
+    losses: Tensor
     logits: Tensor
     targets: Tensor
     slots: Tensor
@@ -245,23 +253,35 @@ class CascadeXML(nn.Module):
         return vectors_of(self.encoder, self.joins, self.config, input_ids, attention_mask)
 
     def forward(
-        self, input_ids: Tensor, attention_mask: Tensor, positives: Sequence[tuple[Tensor, Tensor]]
+        self,
+        input_ids: Tensor,
+        attention_mask: Tensor,
+        positives: Sequence[tuple[Tensor, Tensor]],
+        *,
+        all_labels: bool = False,
     ) -> list[LevelOutput]:
-        """Every resolution's logits over its shortlist, with teacher forcing.
+        """Every resolution's losses and logits over its shortlist, with teacher forcing.
 
         Args:
             input_ids: (B, T) int64.
             attention_mask: (B, T) int64.
             positives: for each resolution (document, slot) pairs, as `LevelPositives.batch` gives them.
+            all_labels: the last resolution learns from all L labels instead. Its loss is a sum over them then, divided
+                by as many as a shortlist holds, so that a positive weighs as much as with one.
         """
         B = input_ids.shape[0]
         outputs = []
         parents = None
         for r, h in enumerate(self.vectors(input_ids, attention_mask)):
             head = self.heads[r]
+            if all_labels and parents is not None and r == len(self.config.shortlist):
+                shortlisted = parents.shape[1] * self.tree.L / head.P
+                none = torch.empty(B, 0, device=h.device)
+                outputs.append(LevelOutput(head.loss_over_all(h, *positives[r]) / shortlisted, none, none, none.long()))
+                continue
             logits, slots = head(h, parents)
             targets = head.targets(parents, *positives[r], B)
-            outputs.append(LevelOutput(logits, targets, slots))
+            outputs.append(LevelOutput(head.loss(logits, targets), logits, targets, slots))
             if r < len(self.config.shortlist):
                 parents, _ = pick_shortlist(logits, slots, self.config.shortlist[r], targets)
         return outputs
@@ -280,8 +300,7 @@ class CascadeXML(nn.Module):
 
     def losses(self, outputs: Sequence[LevelOutput]) -> Tensor:
         """(B, R) loss of each document at each resolution."""
-        losses = [head.loss(level.logits, level.targets) for head, level in zip(self.heads, outputs, strict=True)]
-        return torch.stack(losses, dim=1)
+        return torch.stack([level.losses for level in outputs], dim=1)
 
     def rank(self, input_ids: Tensor, attention_mask: Tensor, K: int) -> tuple[Tensor, Tensor]:
         """The label rows and scores that `rank_with_vectors` gives."""

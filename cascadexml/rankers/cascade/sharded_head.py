@@ -122,6 +122,14 @@ class ShardedHead(LeanHead):
         parts = self.peers.gather_parts(h)
         return torch.cat(parts), sum(part.shape[0] for part in parts[: self.peers.rank])
 
+    def loss_over_all(self, h: Tensor, documents: Tensor, positives: Tensor) -> Tensor:
+        """As of `Head`, but not offered here.
+
+        Raises:
+            ValueError: always; settings that lead here are refused (`TrainSettings.problems`).
+        """
+        raise ValueError("a head that processes share learns from shortlists")
+
     def gather(self, together: Callable[[Tensor], Tensor]) -> None:
         """As of `Head`: what waits went round in the backward pass."""
 

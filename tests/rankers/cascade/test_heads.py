@@ -84,6 +84,23 @@ def test_loss_is_the_mean_over_a_documents_real_slots() -> None:
     assert shortlist_loss(logits, targets).tolist() == pytest.approx(expected, rel=1e-6)
 
 
+def test_the_loss_over_all_is_that_of_every_slot_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(heads, "BLOCK", 3)
+    head = make_head([3, 2, 3, 1]).double()
+    h = torch.randn(4, 5, dtype=torch.float64, requires_grad=True)
+    documents, positives = torch.tensor([0, 0, 2, 3]), torch.tensor([0, 7, 4, 9])
+    head.loss_over_all(h, documents, positives).dot(torch.tensor([1.0, 2.0, 3.0, 4.0])).backward()
+    found = h.grad, head.weight.grad, head.bias.grad
+    weight, bias, x = (each.detach().requires_grad_() for each in (head.weight, head.bias, h))
+    targets = torch.zeros(4, 12, dtype=torch.float64)
+    targets[documents, positives] = 1
+    probabilities = (x @ weight.T + bias).sigmoid()
+    losses = -(targets * probabilities.log() + (1 - targets) * (1 - probabilities).log())
+    (losses[:, head.valid].sum(1) * torch.tensor([1.0, 2.0, 3.0, 4.0])).sum().backward()
+    for one, other in zip(found, (x.grad, weight.grad, bias.grad), strict=True):
+        torch.testing.assert_close(one, other, atol=1e-6, rtol=1e-5)
+
+
 def test_positives_stay_in_the_shortlist_and_nothing_flows_back() -> None:
     logits = torch.tensor([[40.0, 30.0, -60.0, 20.0, -torch.inf]], requires_grad=True)
     targets = torch.tensor([[0.0, 0.0, 1.0, 0.0, 0.0]])

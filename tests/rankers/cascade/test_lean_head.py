@@ -70,6 +70,59 @@ def test_scores_and_gradients_are_those_of_a_dense_head(data: st.DataObject) -> 
     torch.testing.assert_close(lean.gradient_square(), square, atol=1e-6, rtol=1e-4)
 
 
+def learn_all(head: Head, h: Tensor, documents: Tensor, positives: Tensor) -> tuple[Tensor, Tensor]:
+    """One backward pass over all slots, a document's loss weighing as much as its number: losses, gradient of h."""
+    h = h.clone().requires_grad_()
+    losses = head.loss_over_all(h, documents, positives)
+    losses.dot(torch.arange(1.0, len(h) + 1)).backward()
+    assert h.grad is not None
+    return losses.detach(), h.grad
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.data())
+def test_learning_from_all_slots_is_that_of_a_dense_head(data: st.DataObject) -> None:
+    children = data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=6))
+    lean, dense = pair(children)
+    B, real = data.draw(st.integers(1, 4)), dense.slots[dense.valid].tolist()
+    pairs = sorted(data.draw(st.sets(st.tuples(st.integers(0, B - 1), st.sampled_from(real)))))
+    documents, positives = torch.tensor(pairs, dtype=torch.long).view(-1, 2).T
+    h = torch.randn(B, D)
+    before = lean_head.UPDATED
+    lean_head.UPDATED = data.draw(st.sampled_from([1, 3, before]))
+    try:
+        found = learn_all(lean, h, documents, positives)
+        rows, biases = gradients(lean)
+    finally:
+        lean_head.UPDATED = before
+    torch.testing.assert_close(found, learn_all(dense, h, documents, positives), atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(rows, dense.weight.grad, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(biases, dense.bias.grad, atol=1e-5, rtol=1e-4)
+
+
+def test_learning_from_all_slots_touches_few_and_teaches_the_same_in_the_mean() -> None:
+    children, documents, positives = [8] * 8, torch.tensor([0]), torch.tensor([5])
+    exact, _ = pair(children)
+    thinned, _ = pair(children, fineness=4.0)
+    h = torch.randn(1, D)
+    for head in (exact, thinned):
+        head.bias.fill_(-4.0)
+    _, back = learn_all(exact, h, documents, positives)
+    expected, touched = gradients(exact), []
+
+    def once() -> Tensor:
+        thinned.pending.clear()
+        # The vector's gradient is that of all slots, thinned or not.
+        torch.testing.assert_close(learn_all(thinned, h, documents, positives)[1], back)
+        touched.append(thinned.pending[0].slots.numel())
+        return torch.cat([each.flatten() for each in gradients(thinned)])
+
+    whole = torch.cat([each.flatten() for each in expected]).detach()
+    torch.testing.assert_close(mean_of(4000, once), whole, atol=0.008 * float(whole.abs().max()), rtol=0.1)
+    assert 1 <= min(touched) <= max(touched) < 40
+    assert exact.pending[0].slots.numel() == 64
+
+
 def test_a_few_rows_at_a_time_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     children, parents, h = [3, 2, 3, 1, 3], torch.tensor([[4, 0, 2], [1, 3, 0]]), torch.randn(2, D)
     whole, _ = pair(children)

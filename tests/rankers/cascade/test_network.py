@@ -119,6 +119,20 @@ def test_wide_shortlists_give_dense_losses_and_gradients(tiny_bert: Path) -> Non
         torch.testing.assert_close(found[name], gradient, atol=1e-5, rtol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
 
 
+@pytest.mark.parametrize("heads", ["dense", "lean"])
+def test_learning_from_all_labels_is_learning_from_the_widest_shortlist(tiny_bert: Path, heads: str) -> None:
+    ids, mask = make_batch()
+    Y = sparse.csr_matrix((np.ones(4), ([0, 0, 1, 2], [0, 7, 3, 22])), (3, L + 2))
+    found = []
+    for shortlist, all_labels in (([1, 1], True), ([2, 8], False)):
+        model = make_model(tiny_bert, [2, 8], shortlist=shortlist, heads=heads, lean_rows="fp32").eval()
+        positives = LevelPositives(Y, model.tree).batch(np.arange(3), torch.device("cpu"))
+        outputs = model(ids, mask, positives, all_labels=all_labels)
+        # With one of eight clusters in the shortlist a loss is the sum over labels by an eighth of their number.
+        found.append(model.losses(outputs)[:, -1].detach() / (8 if all_labels else 1))
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+
+
 def test_narrow_shortlists_rank_only_their_children_and_pad_the_rest(tiny_bert: Path) -> None:
     model = make_model(tiny_bert, [2, 8], shortlist=[1, 2]).eval()
     ids, mask = make_batch()

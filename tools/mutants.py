@@ -186,6 +186,15 @@ MUTANTS = (
         ),
     ),
     *_in(
+        "cascadexml/registry/checking.py",
+        "tests/registry/test_checking.py",
+        (
+            "    if winners == {final}:\n",
+            "    if final in winners:\n",
+            "test_the_promise_that_a_store_breaks_is_named",
+        ),
+    ),
+    *_in(
         "cascadexml/registry/records.py",
         "tests/integration/test_registry.py",
         (

@@ -19,6 +19,7 @@ from cascadexml.errors import NotFoundError, RegistryError
 if TYPE_CHECKING:
     from cascadexml.progress import Progress
     from cascadexml.registry import Registry, Version
+    from cascadexml.registry.checking import Finding
 
 FOLDER = click.Path(path_type=Path)
 NAME = click.argument("name", metavar="NAME")
@@ -255,6 +256,34 @@ def gc(
     rows = [(r.what, r.uri, _size(r.size), _minute(r.newest)) for r in removed]
     head = "would be removed" if dry_run else "removed"
     _write([asdict(r) for r in removed], as_json, (head, "", "size", "last written"), rows)
+
+
+@_command("check", "", "--rounds 20 --writers 8", "--registry s3://bucket/prefix --json")
+@click.option("--rounds", type=click.IntRange(1, 10_000), default=200, help="Races of each kind (default 200).")
+@click.option("--writers", type=click.IntRange(2, 256), default=32, help="Who race at once (default 32).")
+@click.option("--insist", is_flag=True, help="End well even if the store fails: you know what you risk.")
+def check(site: "Registry", as_json: bool, rounds: int, writers: int, insist: bool) -> None:
+    """Try whether the store keeps what the registry relies on; do so once before it holds models.
+
+    Objects are written below the registry's prefix and removed again; this takes the right to do both.
+    """
+    from cascadexml.registry.checking import check_store
+
+    found = check_store(site.uri, site.settings, rounds=rounds, writers=writers, progress=_progress())
+    rows = [(f.promise, f.tried, f.broken, _verdict(f), f.example) for f in found]
+    _write([asdict(f) for f in found], as_json, ("promise", "tried", "broken", "", "seen"), rows)
+    failed = [f.promise for f in found if f.needed and f.broken]
+    if failed and not insist:
+        raise RegistryError(
+            f"{site.uri} lies in a store that does not keep what the registry relies on ({'; '.join(failed)}): moves "
+            "of aliases can be lost there. Use another store, or --insist."
+        )
+
+
+def _verdict(finding: "Finding") -> str:
+    if not finding.broken:
+        return "kept"
+    return "BROKEN" if finding.needed else "not kept, not needed"
 
 
 def _show_version(version: "Version", as_json: bool, headline: str | None) -> None:

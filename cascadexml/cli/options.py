@@ -11,6 +11,7 @@ import click
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 COUNT = click.IntRange(min=1)
+BATCH = click.IntRange(1, 2**16)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Write JSON instead of a table.")
 ARTIFACT = click.argument("path", metavar="PATH")
 
@@ -33,7 +34,7 @@ VERBOSE = click.option(
 def with_model(command: Command) -> Command:
     """The options of a command that runs a model."""
     device = click.option("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto (default).")
-    batch_size = click.option("--batch-size", type=COUNT, default=64, metavar="B", help="Texts at once (default 64).")
+    batch_size = click.option("--batch-size", type=BATCH, default=64, metavar="B", help="Texts at once (default 64).")
     return batch_size(device(command))
 
 

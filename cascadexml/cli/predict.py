@@ -212,6 +212,10 @@ def _parse(number: int, line: bytes, form: str) -> _Record:
         raise ValueError(f"not JSON ({error.msg} at character {error.pos + 1})") from None
     if not isinstance(record, dict) or not isinstance(record.get("text"), str):
         raise ValueError('not a JSON object whose "text" is a string')
+    try:
+        json.dumps(record.get("id"), allow_nan=False)
+    except ValueError:
+        raise ValueError('its "id" holds a number that JSON has not, such as NaN or 1e999') from None
     return _Record(number, record["text"], record.get("id"))
 
 

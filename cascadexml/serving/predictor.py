@@ -187,7 +187,9 @@ class Predictor:
             ValueError: `top_k`, `threshold`, `min_precision` or `chunk_size` is out of range.
             PredictionError: out of memory, or dev did not reach the precision.
         """
-        return self._stream(texts, top_k, *self._checked(top_k, threshold, min_precision, chunk_size))
+        return self._stream(
+            texts, min(top_k, self.vocabulary.L), *self._checked(top_k, threshold, min_precision, chunk_size)
+        )
 
     def _checked(
         self, top_k: int, threshold: Threshold, min_precision: float | None, chunk_size: int | None
@@ -276,7 +278,7 @@ class Predictor:
                 "without explanations, or make an artifact of a blend."
             )
         least, size = self._checked(top_k, threshold, min_precision, chunk_size)
-        return _explain(self, ranker, texts, top_k, least, size, records, terms)
+        return _explain(self, ranker, texts, min(top_k, self.vocabulary.L), least, size, records, terms)
 
     def rank(self, documents: Sequence[str] | Documents, K: int, progress: Progress = silent) -> Ranking:
         """The best K labels of N texts, as rows of the vocabulary.

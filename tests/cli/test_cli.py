@@ -102,6 +102,7 @@ def test_predict_reads_compressed_files(
         (b'{"title": "no text"}', 'line 2: not a JSON object whose "text" is a string'),
         (b'{"text": 3}', 'line 2: not a JSON object whose "text" is a string'),
         (b'{"text": null}', 'line 2: not a JSON object whose "text" is a string'),
+        (b'{"text": "a", "id": [1e999]}', 'line 2: its "id" holds a number that JSON has not'),
         (b"caf\xe9", "line 2: byte 4 is not UTF-8"),
         (b'{"a":' * 100_000, "line 2: "),
     ],
@@ -124,6 +125,19 @@ def test_a_bad_line_is_named(run: Run, artifact: Path, tmp_path: Path, line: byt
     assert bad["error"].startswith(says.removeprefix("line 2: "))
     assert "line 2" not in bad["error"]
     assert len(before["predictions"]) == len(after["predictions"]) == 5
+
+
+def test_numbers_beyond_all_sense_are_refused_or_cut(run: Run, artifact: Path, tmp_path: Path) -> None:
+    source = tmp_path / "lines.txt"
+    source.write_text('{"text": "water", "id": 9223372036854775808}\n')
+    code, out, _ = run("predict", artifact, "--input", source, "--top-k", 2**63)
+    assert code == 0
+    (answer,) = lines_of(out)
+    assert answer["id"] == 2**63
+    assert len(answer["predictions"]) > 5
+    code, _, err = run("predict", artifact, "--input", source, "--batch-size", 2**63)
+    assert code == 2
+    assert "65536" in err
 
 
 def test_formats_other_than_auto(run: Run, artifact: Path, tmp_path: Path) -> None:

@@ -39,6 +39,11 @@ def _rows(path: Path, settings: DownloadSettings, delimiter: str) -> Iterator[Ro
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="surrogateescape", newline="")
         rows = csv.reader(text, delimiter=delimiter)
         header = next(rows, [])
+        if not _is_utf8(header):
+            raise DataError(
+                f"the header line of {path} is not UTF-8, but perhaps Latin-1: convert the file, such as by "
+                "iconv -f latin1 -t utf-8."
+            )
         for name in (columns.id, columns.labels, *texts):
             if name not in header:
                 raise DataError(

@@ -35,6 +35,7 @@ RECORD_SCHEMA = pa.schema(
     ]
 )
 CHUNK = 10_000
+_APART = "_in_source"
 OPENERS: dict[str, Callable[..., Any]] = {".xz": lzma.open, ".gz": gzip.open, ".bz2": bz2.open}
 
 
@@ -115,7 +116,7 @@ def parse_labels(value: object, separator: str) -> list[str] | None:
             return [part.strip() for part in stripped.split(separator) if part.strip()]
         try:
             value = json.loads(stripped)
-        except ValueError:
+        except (ValueError, RecursionError):
             raise ValueError(f"labels {_short(stripped)} is not a JSON list") from None
     if not isinstance(value, list):
         raise ValueError(f"labels is {_short(value)}, expected a list or a string")
@@ -162,8 +163,11 @@ def _chunk_table(rows: Sequence[Row], source_file: str) -> pa.Table:
 
 
 def metadata_name(name: str) -> str:
-    """A metadata column's name, kept apart from the columns of RawRecords."""
-    return f"{name}_in_source" if name in RECORD_SCHEMA.names else name
+    """A metadata column's name, kept apart from the columns of RawRecords, and from those of other names."""
+    bare = name
+    while bare.endswith(_APART):
+        bare = bare.removesuffix(_APART)
+    return f"{name}{_APART}" if bare in RECORD_SCHEMA.names else name
 
 
 def _metadata_array(values: Sequence[Any]) -> pa.Array:

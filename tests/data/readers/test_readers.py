@@ -403,3 +403,24 @@ def test_an_npz_that_would_crash_scipy_is_refused_as_a_source(tmp_path):
     ended = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=False)
     assert (ended.returncode, ended.stderr.count("\n")) == (1, 1)
     assert "Y.trn.npz is not a SciPy sparse matrix (indptr holds -1 to 1000" in ended.stderr
+
+
+def test_metadata_that_are_called_as_columns_of_records_stay_apart(tmp_path):
+    record = {
+        "id": "1",
+        "text": "a",
+        "labels": ["x"],
+        "error": "one",
+        "error_in_source": "two",
+        "error_in_source_in_source": 3,
+    }
+    write_jsonl(tmp_path, [record])
+    (row,) = read(tmp_path, AUTO).splits["train"].to_pylist()
+    assert row["error"] is None
+    assert [row[f"error{'_in_source' * n}"] for n in (1, 2, 3)] == ["one", "two", 3]
+
+
+def test_a_header_in_latin_1_is_named_as_such(tmp_path):
+    (tmp_path / "train.csv").write_bytes("id,text,labels,Schl\u00fcssel\n1,a,x,y\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"header line of .*train.csv is not UTF-8, but perhaps Latin-1"):
+        read(tmp_path, AUTO)

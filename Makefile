@@ -28,7 +28,7 @@ help:
 	@echo 'make test     set up if needed, then lint, types, unit and integration tests'
 	@echo 'make lint     the formatter, the linter and the type checker only; likewise make unit, make integration'
 	@echo 'make coverage the unit tests once more, and which lines of the library they never run'
-	@echo 'make soak     the long forms of tests that kill and race; SOAK_ROUNDS=N (docs/testing.md)'
+	@echo 'make soak     the long forms of tests that kill, race and try at random; SOAK_ROUNDS=N, SOAK_CASES=N (docs/testing.md)'
 	@echo 'make mutants  break the code on purpose in many places, one at a time, and see that the tests notice (docs/testing.md)'
 	@echo 'make bench    what scale costs, each figure beside the one that is wanted; LONG=1 asks all (benchmarks/README.md)'
 	@echo 'make setup    only make .venv from requirements.lock'
@@ -89,7 +89,7 @@ coverage: setup
 	.venv/bin/pytest -q -n 2 --dist loadfile --ignore tests/integration --cov=cascadexml --cov-report=term-missing:skip-covered
 
 soak: setup
-	.venv/bin/pytest tests/integration -m soak -n 2 --dist loadfile --no-loadscope-reorder
+	.venv/bin/pytest -m soak --timeout 3600 -n 2 --dist loadfile --no-loadscope-reorder
 
 mutants: setup
 	.venv/bin/python tools/mutants.py

@@ -38,12 +38,8 @@ MODEL = "own-data"
 """What the finished project's model is called, after its source."""
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the long forms of tests out unless asked for, and put the groups that take longest first."""
-    if "soak" not in config.option.markexpr:
-        long = [item for item in items if item.get_closest_marker("soak")]
-        config.hook.pytest_deselected(items=long)
-        items[:] = [item for item in items if item not in long]
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the groups that take longest first."""
     last = len(ORDER)
     ranks = {item: group_of(item.path.name) for item in items if item.get_closest_marker("integration")}
     items.sort(key=lambda item: 0 if item not in ranks else ORDER.index(ranks[item]) if ranks[item] in ORDER else last)

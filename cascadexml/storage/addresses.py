@@ -4,19 +4,24 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from urllib.parse import urlsplit
 
+_LACKING = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:|//")
+"""How what was meant for an address begins; a single letter before a colon names a drive."""
 _QUERY = re.compile(r"\?[^\s'\"]*")
 
 
 def public_name(address: str) -> str:
     """An address without what may be secret: user, password, fragment and query (signed URLs carry a signature there).
 
-    A local path is given back as it is; of an address whose host cannot be told from a password, only the scheme.
+    A local path is given back as it is. Of an address whose host cannot be told from a password, or that lacks a slash
+    or its scheme, only what comes before.
     """
     scheme, found, rest = address.partition("://")
     if not found:
-        return address
+        lacking = _LACKING.match(address)
+        return f"{lacking.group()}…" if lacking and not Path(address).exists() else address
     try:
         parts = urlsplit(address)
         readable = parts.port is None or "@" in parts.netloc or "@" not in rest

@@ -41,7 +41,9 @@ def fetch(source: str, folder: Path, sha256: str | None = None, progress: Progre
     else:
         path = Path(source).expanduser()
         if not path.exists():
-            raise DataError(f"{path} does not exist: set download.source to a file, a folder, http(s):// or s3://.")
+            raise DataError(
+                f"{public_name(str(path))} does not exist: set download.source to a file, a folder, http(s):// or s3://."
+            )
     if sha256 is not None:
         _check_sha256(path, sha256, source, downloaded=bool(scheme))
     if path.is_file() and path.name.lower().endswith(ARCHIVES):

@@ -221,6 +221,7 @@ def test_a_wrong_digest_leaves_a_local_file_alone(tmp_path):
 def test_public_name_hides_secrets():
     assert public_name("https://me:secret@host:1/a/b.zip?sig=secret") == "https://host:1/a/b.zip"
     assert public_name("/a/b?c") == "/a/b?c"
+    assert public_name("C:/a/b?c") == "C:/a/b?c"
     assert public_name("s3://bucket/model@champion") == "s3://bucket/model@champion"
 
 
@@ -377,3 +378,20 @@ def test_the_same_path_twice_is_refused(tmp_path):
     archive = tar_of(tmp_path / "in.tgz", [("train.jsonl", b"a", {}), ("./train.jsonl", b"b", {})])
     with pytest.raises(DataError, match=r"train\.jsonl twice"):
         unpack(archive, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "source", ["http:/host/x?sig=secret", "https:u:secret@host/x", "s3:/b/k?secret", "//host/x?secret"]
+)
+def test_an_address_that_lacks_a_slash_shows_no_secret(source, tmp_path):
+    assert "secret" not in public_name(source)
+    with pytest.raises(DataError, match="does not exist") as refused:
+        fetch(source, tmp_path)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_file_that_is_called_like_an_address_is_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "records:new.csv").write_text("x")
+    assert fetch("records:new.csv", tmp_path / "folder").read_text() == "x"
+    assert public_name("records:new.csv") == "records:new.csv"

@@ -186,6 +186,15 @@ MUTANTS = (
         ),
     ),
     *_in(
+        "flows/local/reports.py",
+        "tests/flows/test_reports.py",
+        (
+            "path = Path(self.translate_path(self.path)).resolve()",
+            "path = Path(self.translate_path(self.path))",
+            "test_what_lies_elsewhere_is_not",
+        ),
+    ),
+    *_in(
         "cascadexml/data/readers/records.py",
         "tests/data/readers/test_readers.py",
         (

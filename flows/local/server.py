@@ -77,7 +77,7 @@ class Server(Service):
 
 
 class Reports(Service):
-    """Python's own web server on data/reports, so that the pages that a run's page names are links."""
+    """A web server on data/reports, so that the pages that a run's page names are links."""
 
     name = "report server"
     own = "your environment names one"
@@ -95,8 +95,9 @@ class Reports(Service):
         port = self.choose_port()
         folder = self.site.root / "data" / "reports"
         folder.mkdir(parents=True, exist_ok=True)
-        command = ["-m", "http.server", "--bind", "127.0.0.1", "--directory", str(folder), str(port)]
-        self.site.state.remember(self.name, self.spawn(command, environment, folder), port)
+        cache = self.site.root / ".dvc" / "cache"
+        command = ["-m", "flows.local.reports", str(folder), str(port), str(cache)]
+        self.site.state.remember(self.name, self.spawn(command, environment, self.site.root), port)
 
     def wait(self) -> None:
         """Wait until it answers."""

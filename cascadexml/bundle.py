@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cascadexml.checked_json import object_of, read_json, text_of
 from cascadexml.errors import FormatError
 
 MANIFEST = "manifest.json"
@@ -197,11 +198,13 @@ def _parse(path: Path, format_: Format) -> dict[str, Any]:
     """The manifest of the bundle at `path`, well-formed and of the format, compared with nothing on disk."""
     where = path / MANIFEST
     try:
-        manifest: dict[str, Any] = json.loads(where.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = read_json(where, finite=False)
         kind, version, files, meta = (manifest[key] for key in ("kind", "version", "files", "meta"))
         well_formed = isinstance(meta, dict) and all(
             isinstance(entry["sha256"], str) and type(entry["size"]) is int for entry in files.values()
         )
+        # Written again for its digest: what is nested just so deep that it can be read fails here, not later.
+        json.dumps(manifest)
     except FileNotFoundError:
         raise FormatError(
             f"{path} holds no {MANIFEST}: expected a folder written as {format_.kind}; check the path."
@@ -242,11 +245,8 @@ def kind_of(path: Path) -> str:
         FormatError: there is no manifest, or it gives no kind.
     """
     try:
-        kind: object = json.loads((path / MANIFEST).read_text(encoding="utf-8"))["kind"]
+        return text_of(object_of(read_json(path / MANIFEST, finite=False)), "kind")
     except FileNotFoundError:
         raise FormatError(f"{path} holds no {MANIFEST}: check the path.") from None
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise FormatError(f"{path / MANIFEST} cannot be read as a manifest ({error!r}): write {path} again.") from None
-    if not isinstance(kind, str):
-        raise FormatError(f"{path / MANIFEST} gives no kind: write {path} again.")
-    return kind
+    except (OSError, ValueError) as error:
+        raise FormatError(f"{path / MANIFEST} gives no kind ({error}): write {path} again.") from None

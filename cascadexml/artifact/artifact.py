@@ -23,6 +23,8 @@ import numpy.typing as npt
 
 from cascadexml.artifact.formats import ARTIFACT, REFERENCE, exported_from, networks
 from cascadexml.bundle import MANIFEST, Bundle, Format, sha256_of
+from cascadexml.checked_json import number, object_of, shown, strings_of, text_of, whole
+from cascadexml.data.sparse_files import read_npy
 from cascadexml.data.vocabulary import Vocabulary
 from cascadexml.errors import FormatError
 from cascadexml.evaluation.calibration import Calibration
@@ -106,7 +108,12 @@ class Artifact:
         """
         from cascadexml.rankers.loading import load_ranker
 
-        return load_ranker(self.ranker_bundle(), device, batch_size)
+        found = load_ranker(self.ranker_bundle(), device, batch_size)
+        if found.L != self.meta["labels"]:
+            raise FormatError(
+                f"{self.path}: the model ranks {found.L} labels, the vocabulary {self.meta['labels']}: pack it again."
+            )
+        return found
 
     @property
     def network(self) -> Bundle:
@@ -140,8 +147,18 @@ class Artifact:
         return self.bundle.part(f"{places[0]}/{name}", format_)
 
     def vocabulary(self) -> Vocabulary:
-        """The labels, whose rows the ranker's labels are."""
-        return Vocabulary.load(self.path / "vocabulary.json", digest=False)
+        """The labels, whose rows the ranker's labels are.
+
+        Raises:
+            FormatError: it is no vocabulary, or of another model.
+        """
+        found = Vocabulary.load(self.path / "vocabulary.json", digest=False)
+        if found.L != self.meta["labels"]:
+            raise FormatError(
+                f"{self.path}: the vocabulary has {found.L} labels to rank, the manifest says {self.meta['labels']}: "
+                "pack it again."
+            )
+        return found
 
     def calibration(self) -> Calibration:
         """Score → probability, and the threshold."""
@@ -152,9 +169,30 @@ class Artifact:
         return EvaluationReport.load(self.path / "metrics.json")
 
     def label_counts(self) -> npt.NDArray[np.int64]:
-        """(len(vocabulary),): the training documents that each label has."""
-        counts: npt.NDArray[np.int64] = np.load(self.path / "label_counts.npy", allow_pickle=False)
+        """(len(vocabulary),): the training documents that each label has.
+
+        Raises:
+            FormatError: they are no counts.
+        """
+        file = self.path / "label_counts.npy"
+        try:
+            counts: npt.NDArray[np.int64] = read_npy(file)
+            if counts.dtype != np.int64 or counts.ndim != 1 or (counts < 0).any():
+                raise ValueError(f"it holds {counts.dtype} of {counts.shape}, expected counts in int64")
+        except (OSError, ValueError) as error:
+            raise FormatError(f"{file} cannot be read as counts of documents ({error}): pack it again.") from None
         return counts
+
+    def section(self, name: str) -> Mapping[str, Any]:
+        """A section of the settings that made it, empty where its manifest has none.
+
+        Raises:
+            FormatError: it is no section.
+        """
+        try:
+            return object_of(self.meta["params"].get(name, {}))
+        except ValueError as error:
+            raise FormatError(f"{self.path}/{MANIFEST}: params.{name}: {error}; pack it again.") from None
 
 
 def open_artifact(place: str | Path | Bundle) -> Artifact:
@@ -169,11 +207,41 @@ def open_artifact(place: str | Path | Bundle) -> Artifact:
     """
     found = ARTIFACT.read(place if isinstance(place, Bundle) else Path(place))
     meta = found.meta
-    missing = sorted({"name", "labels", "ranker", "rankers"} - set(meta))
+    missing = sorted(_TOLD - set(meta))
     if not missing:
+        _check_meta(found)
         parts = {"vocabulary.json", "calibration.json", "label_counts.npy", "metrics.json"}
         parts |= {f"rankers/{kind}/{MANIFEST}" for kind in (*meta["rankers"], meta["ranker"])}
         missing = sorted(parts - set(found.files))
     if missing:
         raise FormatError(f"{found.path} is an artifact without {missing[0]}: pack or fetch it again.")
     return Artifact(found, sha256_of(found.path / MANIFEST))
+
+
+_TOLD = {"name", "labels", "ranker", "rankers", "params", "documents", "metrics", "threshold", "max_length"} | {
+    "parameters",
+    "encoder",
+    "git_revision",
+}
+
+
+def _check_meta(artifact: Bundle) -> None:
+    """Refuse a manifest whose values are not of the kind that `pack` writes: they are shown and reckoned with."""
+    meta = artifact.meta
+    try:
+        text_of(meta, "name"), text_of(meta, "ranker"), strings_of(meta, "rankers"), whole(meta, "labels")
+        number(meta, "threshold", 0, 1), object_of(meta, "params")
+        for key in ("max_length", "parameters"):
+            if meta[key] is not None:
+                whole(meta, key, high=2**63 - 1)
+        if meta["git_revision"] is not None:
+            text_of(meta, "git_revision")
+        for key, check in (("documents", whole), ("metrics", number)):
+            values = object_of(meta, key)
+            for name in values:
+                check(values, name)
+        for name in (*object_of(meta, "encoder"),) if meta["encoder"] is not None else ():
+            if not isinstance(meta["encoder"][name], (int, str, type(None))):
+                raise ValueError(f"encoder.{name} is {shown(meta['encoder'][name])}, expected a number or a string")
+    except ValueError as error:
+        raise FormatError(f"{artifact.path}/{MANIFEST}: {error}; pack or fetch the artifact again.") from None

@@ -1,21 +1,20 @@
 """`cascadexml evaluate`."""
 
-import dataclasses
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 import click
 
+from cascadexml.bundle import MANIFEST
+from cascadexml.checked_json import number, text_of, whole
 from cascadexml.cli.options import ARTIFACT, AS_JSON, VERBOSE, examples, print_json, with_model
-from cascadexml.errors import FormatError
+from cascadexml.errors import ConfigError, FormatError
 
 if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
     from cascadexml.evaluation.records import RecordsReport
 
-    Section = TypeVar("Section", bound=DataclassInstance)
+MOST = {"top_k": 10_000, "bootstrap_samples": 100_000, "propensity_a": 100.0, "propensity_b": 1e6}
+"""What an artifact may ask for of each record: more would take memory or time without end."""
 
 
 @click.command(
@@ -44,20 +43,27 @@ def evaluate(path: str, data: Path, as_json: bool, batch_size: int, device: str)
 
     PATH is the artifact's folder, or s3://bucket/prefix/name@champion.
     """
-    from cascadexml.config import ColumnSettings, DownloadSettings, EvaluateSettings
+    from cascadexml.config import ColumnSettings, DownloadSettings, EvaluateSettings, read_section
     from cascadexml.data.labelled import read_labelled
     from cascadexml.evaluation.records import evaluate_on_records, matrix_with_uses
     from cascadexml.progress import console_progress
     from cascadexml.registry import open_model
 
     artifact = open_model(path)
-    params, vocabulary = artifact.meta["params"], artifact.vocabulary()
-    source = dict(params.get("download", {}))
-    source["columns"] = _section(ColumnSettings, source.get("columns", {}))
-    kept = {name: source[name] for name in ("columns", "label_separator") if name in source}
-    records = read_labelled(data, DownloadSettings(source=str(data), **kept))
+    vocabulary, where = artifact.vocabulary(), f"{artifact.path}/{MANIFEST}"
+    download = artifact.section("download")
     try:
-        Y_train = matrix_with_uses(artifact.label_counts(), artifact.meta["documents"]["train"], len(vocabulary))
+        columns = read_section(ColumnSettings, download.get("columns", {}), where, "download.columns.")
+        separator = text_of({"label_separator": ";", **download}, "label_separator")
+        settings = read_section(EvaluateSettings, artifact.section("evaluate"), where, "evaluate.")
+        for name, most in MOST.items():
+            number(vars(settings), name, 0, most)
+    except (ConfigError, ValueError) as error:
+        raise FormatError(f"{where} holds settings that cannot be used ({error}): pack it again.") from None
+    records = read_labelled(data, DownloadSettings(source=str(data), columns=columns, label_separator=separator))
+    try:
+        N = whole(artifact.meta["documents"], "train")
+        Y_train = matrix_with_uses(artifact.label_counts(), N, len(vocabulary))
     except ValueError as error:
         raise FormatError(
             f"{artifact.path}/label_counts.npy does not fit its model ({error}): pack it again."
@@ -68,19 +74,13 @@ def evaluate(path: str, data: Path, as_json: bool, batch_size: int, device: str)
         vocabulary,
         Y_train,
         records,
-        _section(EvaluateSettings, params.get("evaluate", {})),
+        settings,
         console_progress(),
     )
     if as_json:
         print_json(found.to_json())
     else:
         click.echo(_table(found))
-
-
-def _section(kind: type["Section"], values: Mapping[str, Any]) -> "Section":
-    """A section of the settings from what an artifact keeps; keys of other versions of the library are passed over."""
-    known = {field.name for field in dataclasses.fields(kind)}
-    return kind(**{key: value for key, value in values.items() if key in known})
 
 
 def _table(found: "RecordsReport") -> str:

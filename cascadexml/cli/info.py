@@ -29,14 +29,14 @@ def info(path: str, as_json: bool) -> None:
         print_json({**meta, "fingerprint": artifact.fingerprint, "bytes": artifact.size})
         return
     exported = exported_from(artifact.bundle)
-    package, encoder = meta["params"].get("package", {}), meta["encoder"]
+    package, encoder, settings = artifact.section("package"), meta["encoder"], artifact.section("encoder")
     lines = {
         "name": meta["name"],
         "labels": f"{meta['labels']:,}",
         "ranker": meta["ranker"],
         "encoder": encoder
-        and f"{meta['params'].get('encoder', {}).get('name')} ({encoder['model_type']}, "
-        f"{encoder['num_hidden_layers']} layers of {encoder['hidden_size']})",
+        and f"{settings.get('name')} ({encoder.get('model_type')}, {encoder.get('num_hidden_layers')} layers of "
+        f"{encoder.get('hidden_size')})",
         "parameters": meta["parameters"] and f"{meta['parameters']:,}",
         "tokens a text": meta["max_length"],
         **({} if exported is None else {"exported": exported}),

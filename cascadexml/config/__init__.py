@@ -11,7 +11,7 @@ from cascadexml.config.linear import LinearSettings
 from cascadexml.config.package import PackageSettings
 from cascadexml.config.registry import RegistrySettings
 from cascadexml.config.retrain import Challenger, RetrainSettings
-from cascadexml.config.settings import Settings, load_section, load_settings, settings_from
+from cascadexml.config.settings import Settings, load_section, load_settings, read_section, settings_from
 from cascadexml.config.tokenize import TokenizeSettings
 from cascadexml.config.train import TrainSettings
 from cascadexml.config.validate import ValidateSettings
@@ -38,5 +38,6 @@ __all__ = [
     "ValidateSettings",
     "load_section",
     "load_settings",
+    "read_section",
     "settings_from",
 ]

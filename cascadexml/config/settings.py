@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from cascadexml.config.blend import BlendSettings
 from cascadexml.config.cluster import ClusterSettings
@@ -97,6 +97,19 @@ def settings_from(tree: object, file: str) -> Settings:
         _refuse(getattr(settings, entry.name), file)
     _refuse(settings, file)
     return settings
+
+
+def read_section(kind: type[Section], values: object, file: str, prefix: str) -> Section:
+    """A section from what an artifact keeps of it; keys of other versions of the library are passed over.
+
+    Raises:
+        ConfigError: as `load_settings`, of this section.
+    """
+    known = {field.name for field in dataclasses.fields(cast(Any, kind))}
+    kept = {key: value for key, value in values.items() if key in known} if isinstance(values, Mapping) else values
+    section: Section = read(kind, kept, file, prefix, complete=False)
+    _refuse(section, file)
+    return section
 
 
 def _refuse(section: object, file: str) -> None:

@@ -1,9 +1,11 @@
-"""Sparse matrices from files: index arrays are checked here before SciPy sees them, since its native code trusts them.
+"""Arrays from files: index arrays are checked here before SciPy sees them, since its native code trusts them.
 
 An index or a row's end outside its array is read and written there all the same by SciPy: a crash, or worse.
 """
 
+import math
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +17,7 @@ MAX_SIZE = 2**31 - 1
 """The most rows or columns: label rows and label columns are int32 everywhere."""
 MAX_EMPTY_ROWS = 10_000_000
 """CSC and COO files say N in a few bytes, and a CSR matrix needs memory for each row: more rows than entries are taken
-up to here."""
+up to here. So are more columns, of which all that is made of the matrix has one number each at least."""
 
 Array = npt.NDArray[np.generic]
 
@@ -68,6 +70,28 @@ def read_npz(path: Path) -> sparse.csr_matrix:
     return Y
 
 
+def read_npy(file: Path) -> npt.NDArray[Any]:
+    """What `numpy.save` wrote, of no more numbers than the file holds; nothing is unpickled.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it holds no such array.
+    """
+    with file.open("rb") as opened:
+        version = np.lib.format.read_magic(opened)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f"{file.name} is of the version {version}, expected (1, 0)")
+        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = header(opened)
+        # NumPy would take memory for all that the header claims before it reads.
+        held = file.stat().st_size - opened.tell()
+        if dtype.hasobject or any(size < 0 for size in shape) or math.prod(shape) * dtype.itemsize != held:
+            raise ValueError(f"{file.name} claims {dtype} of {shape} and holds {held} bytes")
+        opened.seek(0)
+        found: npt.NDArray[Any] = np.lib.format.read_array(opened, allow_pickle=False)
+    return found
+
+
 def _from_arrays(arrays: dict[str, Array]) -> sparse.csr_matrix:
     """A CSR matrix of the arrays of an .npz; raises ValueError or KeyError where they are none."""
     name = arrays["format"].item()
@@ -77,6 +101,8 @@ def _from_arrays(arrays: dict[str, Array]) -> sparse.csr_matrix:
         raise ValueError(f"shape is {sizes.dtype} of {sizes.shape}, expected two whole numbers")
     N, V = _checked_shape((int(sizes[0]), int(sizes[1])))
     data = arrays["data"]
+    if max(0, V - data.size) > MAX_EMPTY_ROWS:
+        raise ValueError(f"its shape says {V} columns for {data.size} entries")
     if kind not in ("csr", "csc", "coo"):
         raise ValueError(f"its format is {kind!r}, expected csr, csc or coo, as save_npz(path, Y.tocsr()) writes")
     if kind == "csr":

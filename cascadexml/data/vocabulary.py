@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from cascadexml.bundle import Format, beside
+from cascadexml.checked_json import list_of, object_of, read_json, strings_of, whole
 from cascadexml.errors import FormatError
 
 FORMAT = Format("cascadexml.vocabulary", 1)
@@ -115,7 +116,7 @@ class Vocabulary:
             FormatError: the file is missing, truncated, changed, of another version, or holds an id twice.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            document = object_of(read_json(path))
             kind, version = document["kind"], document["version"]
         except FileNotFoundError:
             raise FormatError(f"{path} is missing: expected a vocabulary; check the path.") from None
@@ -126,9 +127,10 @@ class Vocabulary:
             content = {"ids": document["ids"], "names": document["names"], "L": document["L"]}
             if digest and document["sha256"] != _digest(content):
                 raise FormatError(f"{path} differs from the SHA-256 in it: fetch or make it again.")
-            if not all(isinstance(i, str) for i in content["ids"]):
-                raise ValueError("an id is not a string")
-            return cls(tuple(content["ids"]), tuple(content["names"]), content["L"])
+            ids, names = strings_of(content, "ids"), list_of(content, "names")
+            if not all(name is None or isinstance(name, str) for name in names):
+                raise ValueError("a name is neither a string nor null")
+            return cls(tuple(ids), tuple(names), whole(content, "L"))
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{path} is not a well-formed vocabulary ({error}): make it again.") from None
 

@@ -12,7 +12,6 @@ but the first two terms are the same for all labels of a document, and these ris
 
 import json
 import logging
-import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -22,6 +21,7 @@ import numpy.typing as npt
 from scipy import optimize, sparse, special
 
 from cascadexml.bundle import Format, beside
+from cascadexml.checked_json import number, object_of, read_json, whole
 from cascadexml.errors import FormatError, PredictionError
 from cascadexml.evaluation.choices import Choices
 from cascadexml.evaluation.report import CalibrationReport
@@ -37,7 +37,11 @@ FORMAT = Format("cascadexml.calibration", 2)
 PLACES = 10
 """Suggestions that the calibration is fitted on and whose scores make up the mass: about what a user is shown. The many
 candidates behind them are nearly all wrong, and fitted on these as well the first ones are believed too much."""
+MOST_PLACES = 10_000
+"""That a file may name: a ranker is asked for so many labels at least."""
 _LEAST_SLOPE = 1e-3
+_STEEPEST = 1e100
+"""Beyond this a product with a logit may be no number."""
 _DOCUMENTS_A_CHUNK = 1 << 14
 
 Int64 = npt.NDArray[np.int64]
@@ -159,20 +163,18 @@ class Calibration:
             FormatError: the file is missing, damaged, no calibration, or of another version.
         """
         try:
-            content = json.loads(path.read_text(encoding="utf-8"))
-            FORMAT.check(content["kind"], content["version"], path)
-            numbers = [content[name] for name in ("slope", "intercept", "threshold", "bend", "mass")]
-            if not all(type(value) in (int, float) and math.isfinite(value) for value in numbers):
-                raise ValueError("a value is no number")
-            slope, intercept, threshold, bend, mass = map(float, numbers)
-            found = cls(slope, intercept, threshold, bend=bend, mass=mass, places=content["places"])
-            if min(found.slope, found.slope + found.bend) <= 0 or not 0 <= found.threshold <= 1:
-                raise ValueError("a value is out of range")
-            if type(found.places) is not int or found.places < 1:
-                raise ValueError(f"places is {found.places!r}, expected a whole number from 1")
-            choices = None if content["choices"] is None else Choices.from_json(content["choices"])
+            content = object_of(read_json(path))
+            FORMAT.check(content.get("kind"), content.get("version"), path)
+            slope, intercept, bend, mass = (
+                number(content, name, -_STEEPEST, _STEEPEST) for name in ("slope", "intercept", "bend", "mass")
+            )
+            threshold, places = number(content, "threshold", 0, 1), whole(content, "places", 1, MOST_PLACES)
+            if min(slope, slope + bend) <= 0:
+                raise ValueError(f"slope is {slope:g} and bend {bend:g}, expected a slope and a sum above 0")
+            found = cls(slope, intercept, threshold, bend=bend, mass=mass, places=places)
+            choices = None if content.get("choices") is None else Choices.from_json(content["choices"])
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise FormatError(f"{path} cannot be read as a calibration ({error!r}): make it again.") from None
+            raise FormatError(f"{path} cannot be read as a calibration ({error}): make it again.") from None
         return replace(found, choices=choices)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from cascadexml.checked_json import whole
 from cascadexml.errors import PredictionError
 from cascadexml.evaluation.report import Attained, ChoicesReport
 from cascadexml.evaluation.thresholds import NEVER, macro_threshold, precision_thresholds
@@ -93,9 +94,9 @@ class Choices:
         Raises:
             KeyError, TypeError, ValueError, AttributeError: it is something else.
         """
-        torso, head = content["torso"], content["head"]
-        if type(torso) is not int or type(head) is not int or not 1 <= torso <= head:
-            raise ValueError(f"the bounds of its bands are {torso!r} and {head!r}, expected whole numbers that rise")
+        torso, head = whole(content, "torso", 1), whole(content, "head", 1)
+        if torso > head:
+            raise ValueError(f"the bounds of its bands are {torso} and {head}, expected whole numbers that rise")
         precision = {
             band: tuple(_threshold(content["precision"][band][f"{p:g}"]) for p in PRECISIONS) for band in BANDS
         }

@@ -16,6 +16,9 @@ from cascadexml.metrics import Report, evaluate
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import Documents, Ranker
 
+MOST_DOCUMENTS, MOST_PAIRS = 10**8, 2**28
+"""Of train, and labels of these, that an artifact may tell of: each takes memory here."""
+
 
 @dataclass(frozen=True)
 class RecordsReport:
@@ -92,6 +95,9 @@ def matrix_with_uses(uses: npt.NDArray[np.int64], N: int, V: int) -> sparse.csr_
         raise ValueError(f"counts of {uses.dtype}, shape {uses.shape}, expected {V} whole numbers")
     if V and not (uses.min() >= 0 and uses.max() <= N):
         raise ValueError(f"counts from {uses.min()} to {uses.max()}, expected 0 to {N}, the documents of train")
+    pairs = int(uses.sum(dtype=np.float64))
+    if N > MOST_DOCUMENTS or pairs > MOST_PAIRS:
+        raise ValueError(f"{pairs} labels of {N} documents, expected at most {MOST_PAIRS} of {MOST_DOCUMENTS}")
     indptr = np.concatenate([[0], np.cumsum(uses, dtype=np.int64)])
     rows = np.arange(indptr[-1]) - np.repeat(indptr[:-1], np.diff(indptr))
     return sparse.csr_matrix(checked_csr(np.ones(rows.size, np.float32), rows, indptr, (V, N)).T)

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from cascadexml.bundle import beside
+from cascadexml.checked_json import number, object_of, read_json, whole
 from cascadexml.errors import DataError
 from cascadexml.metrics.report import BinReport, MetricDifference, Report, ends_from_json, ends_to_json
 
@@ -69,7 +70,7 @@ class CalibrationReport:
     @classmethod
     def from_json(cls, content: Mapping[str, float]) -> Self:
         """Read what `to_json` gave."""
-        return cls(**{each.name: content[_CALIBRATION_KEYS.get(each.name, each.name)] for each in fields(cls)})
+        return cls(**{each.name: number(content, _CALIBRATION_KEYS.get(each.name, each.name)) for each in fields(cls)})
 
 
 _CALIBRATION_KEYS = {"error": "ECE@5", "error_of_scores": "ECE@5_of_scores"}
@@ -91,6 +92,12 @@ class Attained:
     precision: float
     recall: float
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """Read what `dataclasses.asdict` gave."""
+        threshold = None if content["threshold"] is None else number(content, "threshold", 0, 1)
+        return cls(threshold, whole(content, "given"), number(content, "precision"), number(content, "recall"))
+
 
 @dataclass(frozen=True)
 class ChoicesReport:
@@ -108,9 +115,9 @@ class ChoicesReport:
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """Read what `dataclasses.asdict` gave."""
         return cls(
-            content["macro_F1"],
+            number(content, "macro_F1"),
             {
-                wanted: {band: Attained(**each) for band, each in bands.items()}
+                wanted: {band: Attained.from_json(each) for band, each in bands.items()}
                 for wanted, bands in content["precision"].items()
             },
         )
@@ -175,10 +182,10 @@ class EvaluationReport:
                 for name, figures in content.get("baselines", {}).items()
             },
             {
-                name: {metric: MetricDifference(**found) for metric, found in each.items()}
+                name: {metric: MetricDifference(**_numbers(found)) for metric, found in each.items()}
                 for name, each in content.get("differences", {}).items()
             },
-            dict(content.get("dev", {})),
+            _numbers(content.get("dev", {})),
             CalibrationReport.from_json(content["calibration"]) if content.get("calibration") else None,
             ChoicesReport.from_json(content["choices"]) if content.get("choices") else None,
         )
@@ -196,14 +203,18 @@ class EvaluationReport:
             DataError: it is missing, or is no evaluation.
         """
         try:
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+            return cls.from_json(object_of(read_json(path)))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise DataError(f"{path} cannot be read as an evaluation ({error!r}): run dvc repro evaluate.") from None
 
 
 def _report(figures: Mapping[str, float], intervals: Mapping[str, Any], bins: Mapping[str, Any]) -> Report:
     found = {name: BinReport.from_json(each) for name, each in bins.items()}
-    return Report(dict(figures), ends_from_json(intervals), found)
+    return Report(_numbers(figures), ends_from_json(intervals), found)
+
+
+def _numbers(content: Mapping[str, Any]) -> dict[str, float]:
+    return {name: number(content, name) for name in object_of(content)}
 
 
 def _bins_to_json(bins: Mapping[str, BinReport]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ So a model that reads words predicts where scikit-learn is not installed, and fr
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import compress
@@ -17,6 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import sparse
 
+from cascadexml.checked_json import read_strings, whole
+from cascadexml.data.sparse_files import read_npy
 from cascadexml.errors import ConfigError, DataError
 
 _WORD = re.compile(r"(?u)\b\w\w+\b")
@@ -25,6 +27,8 @@ SCREENED = 1 << 16
 """Texts from which on terms are screened before they are counted. Most pairs of words stand in one text alone, and
 scikit-learn holds each of them until it has read all texts. For fewer texts that is little memory, and not worth to
 read them twice; where it begins to be has not been measured."""
+MOST_NGRAMS, MOST_OPENING = 100, 1_000_000
+"""Words of a term, and of a text that count twice, that a file may name."""
 _BUCKETS = 1 << 28
 _MOST = 255
 _TEXTS_AT_ONCE = 4096
@@ -51,6 +55,8 @@ class Tfidf:
             raise ValueError("a term is no string or stands twice")
         if self.idf.dtype != np.float32 or self.idf.shape != (len(self.terms),) or not np.isfinite(self.idf).all():
             raise ValueError(f"idf is {self.idf.dtype} of {self.idf.shape}, expected {len(self.terms)} finite float32")
+        if ((self.idf < 0) | (self.idf > 1e30)).any():
+            raise ValueError("an idf is below 0 or beyond 1e30")
         if self.ngrams < 1:
             raise ValueError(f"terms of {self.ngrams} words, expected at least 1")
         if self.opening < 0:
@@ -147,10 +153,18 @@ class Tfidf:
         Raises:
             OSError, ValueError: a file is missing, or they hold no terms with a frequency each.
         """
-        terms = json.loads((folder / "terms.json").read_text(encoding="utf-8"))
-        if not isinstance(terms, list):
-            raise ValueError("terms.json is no list")
-        return cls(terms, np.load(folder / "idf.npy", allow_pickle=False), ngrams, opening)
+        terms = read_strings(folder / "terms.json")
+        idf: npt.NDArray[np.float32] = read_npy(folder / "idf.npy")
+        return cls(terms, idf, ngrams, opening)
+
+
+def whole_words(meta: Mapping[str, object]) -> tuple[int, int]:
+    """`ngrams` and `opening` as a manifest tells them; each costs time of every text, so that both are bounded.
+
+    Raises:
+        ValueError: it does not, or they are beyond what texts are cut into.
+    """
+    return whole(meta, "ngrams", 1, MOST_NGRAMS), whole(meta, "opening", 0, MOST_OPENING)
 
 
 def _screened(

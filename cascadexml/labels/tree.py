@@ -16,6 +16,7 @@ from scipy import sparse
 from scipy.sparse.linalg import norm
 
 from cascadexml.bundle import Bundle, Format
+from cascadexml.checked_json import whole, wholes
 from cascadexml.errors import ConfigError, DataError, FormatError
 from cascadexml.labels.halving import GRAM, SAMPLE, Halver
 from cascadexml.labels.rows import unit_rows
@@ -84,7 +85,7 @@ class LabelTree:
         bundle = FORMAT.read(place)
         path = bundle.path
         try:
-            L, levels = int(bundle.meta["L"]), tuple(int(C) for C in bundle.meta["levels"])
+            L, levels = whole(bundle.meta, "L"), tuple(wholes(bundle.meta, "levels", 1))
             arrays = load_file(path / "tree.safetensors")
             leaf_order = arrays["leaf_order"]
             tree = cls(leaf_order, tuple(arrays[f"offsets_{r}"] for r in range(len(levels))), L, levels)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
+from cascadexml.checked_json import number, whole
+
 Interval = tuple[float, float]
 """The lower and the upper end of a 95 % interval."""
 
@@ -41,8 +43,8 @@ class BinReport:
         Raises:
             KeyError, TypeError, ValueError, AttributeError: it is something else.
         """
-        counts = {name: int(content[name]) for name in ("labels", "labels_true", "pairs")}
-        figures = {name: value for name, value in content.items() if name not in {*counts, "intervals"}}
+        counts = {name: whole(content, name) for name in ("labels", "labels_true", "pairs")}
+        figures = {name: number(content, name) for name in content if name not in {*counts, "intervals"}}
         return cls(**counts, figures=figures, intervals=ends_from_json(content.get("intervals", {})))
 
 
@@ -90,4 +92,5 @@ def ends_to_json(intervals: Mapping[str, Interval]) -> dict[str, list[float]]:
 
 def ends_from_json(content: Mapping[str, Any]) -> dict[str, Interval]:
     """Read what `ends_to_json` gave."""
-    return {name: (low, high) for name, (low, high) in content.items()}
+    ends = {name: {"low": low, "high": high} for name, (low, high) in content.items()}
+    return {name: (number(each, "low"), number(each, "high")) for name, each in ends.items()}

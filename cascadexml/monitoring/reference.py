@@ -23,13 +23,25 @@ from scipy import sparse
 
 from cascadexml.artifact.formats import REFERENCE
 from cascadexml.bundle import Bundle
+from cascadexml.checked_json import whole
 from cascadexml.data.corpus import Corpus
-from cascadexml.data.sparse_files import checked_csr
+from cascadexml.data.sparse_files import checked_csr, read_npy
 from cascadexml.errors import DataError, FormatError
 from cascadexml.evaluation.calibration import Calibration
 from cascadexml.evaluation.held_out import HELD_OUT, Seen
-from cascadexml.monitoring.profile import Profile, make_profile, metadata_columns
+from cascadexml.monitoring.profile import (
+    LABEL_STATISTICS,
+    QUALITY,
+    SCORE_STATISTICS,
+    Profile,
+    make_profile,
+    metadata_columns,
+)
 from cascadexml.monitoring.text_statistics import TEXT_STATISTICS, hash_words
+
+STATISTICS = {*TEXT_STATISTICS, *SCORE_STATISTICS, *LABEL_STATISTICS, *QUALITY}
+MOST_VALUES = 2**26
+"""That a file of records may claim: a reference holds some thousands."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,21 +84,48 @@ class Reference:
         found = REFERENCE.read(place)
         path = found.path
         try:
-            table = pq.read_table(path / "records.parquet")
-            words, offsets, rows = (
-                np.load(path / f"{name}.npy", allow_pickle=False) for name in ("words", "label_offsets", "label_rows")
-            )
+            table = _records_of(path / "records.parquet")
+            words, offsets, rows = (read_npy(path / f"{name}.npy") for name in ("words", "label_offsets", "label_rows"))
             # The manifest has told which files are there: one that is missing never was.
             kept = path / "vectors.npy"
-            vectors = np.load(kept, allow_pickle=False) if kept.exists() else None
-            shape = (int(found.meta["documents"]), int(found.meta["labels"]))
+            vectors = read_npy(kept) if kept.exists() else None
+            shape = (whole(found.meta, "documents"), whole(found.meta, "labels"))
             Y_train = checked_csr(np.ones(rows.size, np.float32), rows, offsets, shape)
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             raise FormatError(f"{path} cannot be read as a reference ({error}): make it again.") from None
-        fit = vectors is None or (vectors.ndim == 2 and len(vectors) == table.num_rows)
+        fit = vectors is None or (
+            vectors.dtype == np.float16
+            and vectors.ndim == 2
+            and len(vectors) == table.num_rows
+            and bool(np.isfinite(vectors).all())
+        )
+        if words.dtype != np.uint64 or words.ndim != 1 or not isinstance(found.meta.get("model"), (str, type(None))):
+            raise FormatError(f"{path} does not hold the words and the model of a reference: make it again.")
         if not fit or not {*TEXT_STATISTICS} <= {*table.column_names}:
             raise FormatError(f"{path} has records and vectors that do not fit together: make it again.")
         return cls(Profile(table, vectors, None), words, Y_train, found.meta)
+
+
+def _records_of(file: Path) -> pa.Table:
+    """The table of a reference: statistics are finite numbers, all else is text; raises ValueError where it is not."""
+    with pq.ParquetFile(file) as opened:
+        # A file of a few bytes may say that a value stands there any number of times.
+        if opened.metadata.num_rows * opened.metadata.num_columns > MOST_VALUES:
+            raise ValueError(f"{file.name} claims {opened.metadata.num_rows} rows")
+        table = opened.read()
+    for name in table.column_names:
+        column = table.column(name)
+        if column.null_count:
+            raise ValueError(f"{name} holds nulls")
+        if name not in STATISTICS:
+            right = pa.types.is_string(column.type)
+        else:
+            right = column.type == pa.float64() and bool(np.isfinite(column.to_numpy()).all())
+        if not right:
+            raise ValueError(
+                f"{name} is of {column.type}, expected {'finite numbers' if name in STATISTICS else 'text'}"
+            )
+    return table
 
 
 def make_reference(

@@ -20,7 +20,9 @@ import torch
 from scipy import sparse
 
 from cascadexml.bundle import Bundle
+from cascadexml.checked_json import list_of, number, object_of, read_json, read_strings, strings_of, whole
 from cascadexml.config import BlendSettings
+from cascadexml.data.sparse_files import read_npy
 from cascadexml.device import multiplies_bf16
 from cascadexml.errors import FormatError
 from cascadexml.metrics import document_metrics
@@ -65,6 +67,8 @@ MIXED = "mixed"
 _SELECT = "nDCG@5"
 _KS = (1, 5, 20)
 _DOCUMENTS_A_CHUNK = 4096
+HEAVIEST = 1e100
+"""Weight that a file may name: beyond this a sum of evidence may be no number."""
 Figures = Mapping[str, Mapping[str, float]]
 """Ranker → metric → its mean over documents."""
 
@@ -330,16 +334,14 @@ class Blend:
         """
         found = FORMAT.read(place)
         try:
-            L, names = int(found.meta["L"]), list(found.meta["sources"])
-            weights = json.loads((found.path / "mixture.json").read_text(encoding="utf-8"))
+            L, names = whole(found.meta, "L"), strings_of(found.meta, "sources")
+            weights = object_of(read_json(found.path / "mixture.json"))
             # A blend from before short texts were told apart says nothing of them.
-            mixture, brevity = _read_mixture(weights), Brevity(**weights.get("brevity", {}))
-            ids = json.loads((found.path / "ids.json").read_text(encoding="utf-8"))
-            uses = np.load(found.path / "uses.npy", allow_pickle=False)
+            mixture, brevity = _read_mixture(weights), Brevity.from_json(weights.get("brevity", {}))
+            ids = read_strings(found.path / "ids.json")
+            uses: npt.NDArray[np.int64] = read_npy(found.path / "uses.npy")
             if uses.dtype != np.int64 or uses.shape != (L,) or (uses < 0).any():
                 raise ValueError(f"uses.npy is {uses.dtype} of {uses.shape}, expected {L} counts")
-            if not isinstance(ids, list) or not all(isinstance(id_, str) for id_ in ids):
-                raise ValueError("ids.json is no list of strings")
             if names != [name for name in EVIDENCE if name in names] or names[:1] != ["cascade"]:
                 raise ValueError(f"its sources are {names}, expected cascade and some of {', '.join(EVIDENCE)}")
             if len(mixture.rare) != len(names):
@@ -353,6 +355,9 @@ class Blend:
             VectorIndex.load(found.part("vectors", VECTORS)) if "vectors" in names else None,
             NamesRanker.load(found.part("names", FORMATS["names"])) if "names" in names else None,
         )
+        for name, ranker in (("cascade", sources.cascade), ("linear", sources.linear), ("names", sources.names)):
+            if ranker is not None and ranker.L != L:
+                raise FormatError(f"{found.path}: {name} ranks {ranker.L} labels, the blend {L}: make it again.")
         for name, index in (("neighbours", sources.neighbours), ("vectors", sources.vectors)):
             if index is not None and index.Y.shape != (len(ids), L):
                 raise FormatError(
@@ -447,13 +452,11 @@ def _write_json(path: Path, content: object) -> None:
 
 
 def _read_mixture(content: Mapping[str, object]) -> Mixture:
-    """A mixture of what `dataclasses.asdict` made of one; raises ValueError, KeyError or TypeError where it is none."""
-    rare, common, biases = content["rare"], content["common"], (content["rare_bias"], content["common_bias"])
-    if not isinstance(rare, list) or not isinstance(common, list) or len(rare) != len(common):
+    """A mixture of what `dataclasses.asdict` made of one; raises ValueError where it is none."""
+    rare, common = (
+        tuple(number({name: weight}, name, 0, HEAVIEST) for weight in list_of(content, name))
+        for name in ("rare", "common")
+    )
+    if len(rare) != len(common):
         raise ValueError("mixture.json has not two weights a source")
-    numbers = np.array([*rare, *common, *biases], dtype=np.float64)
-    if not np.isfinite(numbers).all() or (numbers[:-2] < 0).any():
-        raise ValueError("mixture.json holds a weight that is no number, or below 0")
-    S = len(rare)
-    weights = numbers.tolist()
-    return Mixture(tuple(weights[:S]), tuple(weights[S : 2 * S]), *weights[2 * S :])
+    return Mixture(rare, common, *(number(content, key, -HEAVIEST, HEAVIEST) for key in ("rare_bias", "common_bias")))

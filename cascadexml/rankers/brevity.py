@@ -11,11 +11,14 @@ places.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
+
+from cascadexml.checked_json import number, object_of, whole
 
 SHORT = 0.05
 """The share of documents that count as shorter than ordinary."""
@@ -48,6 +51,18 @@ class Brevity:
     def __post_init__(self) -> None:
         if self.ordinary < 0 or not 0 <= self.slope <= STEEPEST or not np.isfinite(self.offset):
             raise ValueError(f"short texts are told by {self}, which is none that could be fitted")
+
+    @classmethod
+    def from_json(cls, content: object) -> Self:
+        """What `dataclasses.asdict` made of one; keys left out say nothing.
+
+        Raises:
+            ValueError: it is none that could be fitted.
+        """
+        kept = {**asdict(cls()), **object_of(content)}
+        if len(kept) > len(asdict(cls())):
+            raise ValueError(f"brevity has {', '.join(sorted(kept))}, expected ordinary, slope and offset")
+        return cls(whole(kept, "ordinary"), number(kept, "slope", 0, STEEPEST), number(kept, "offset", -1e100, 1e100))
 
     def shortness(self, texts: Sequence[str]) -> Float64:
         """(N,) u of N texts, from 0 for those of ordinary length to 1 for one without a word."""

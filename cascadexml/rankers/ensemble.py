@@ -15,6 +15,7 @@ import numpy.typing as npt
 from scipy import sparse
 
 from cascadexml.bundle import Bundle, kind_of
+from cascadexml.checked_json import whole
 from cascadexml.data.tokens import tokenizer_fingerprint
 from cascadexml.errors import FormatError
 from cascadexml.progress import Progress, silent
@@ -28,6 +29,7 @@ DEPTH = 100
 """Labels that each member ranks, whatever is asked of the ensemble."""
 SINGLE: dict[str, type[TokenRanker]] = {CascadeRanker.kind: CascadeRanker, OnnxRanker.kind: OnnxRanker}
 """Kind → class of what may be a member: one network with its tokenizer."""
+MOST_MEMBERS = 1000
 _DOCUMENTS_A_CHUNK = 4096
 
 
@@ -112,7 +114,7 @@ class Ensemble:
         """
         found = FORMAT.read(place)
         try:
-            parts = [single_part(found, member_name(i)) for i in range(int(found.meta["members"]))]
+            parts = [single_part(found, member_name(i)) for i in range(whole(found.meta, "members", high=MOST_MEMBERS))]
             return cls([_load_single(part, device, batch_size) for part in parts])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{found.path} cannot be read as an ensemble ({error}): make it again.") from None

@@ -22,11 +22,12 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse, special
 
 from cascadexml.bundle import Bundle
+from cascadexml.checked_json import whole
 from cascadexml.config import LinearSettings
 from cascadexml.data.sparse_files import checked_csr
 from cascadexml.errors import ConfigError, FormatError
 from cascadexml.labels.features import pifa
-from cascadexml.labels.tfidf import Tfidf
+from cascadexml.labels.tfidf import Tfidf, whole_words
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
 from cascadexml.rankers.search import InvertedIndex
@@ -40,6 +41,8 @@ TOLERANCE, ITERATIONS = 0.05, 50
 _LABELS_A_TASK = 64
 _PAIRS_A_PROCESS = 1 << 20
 """With fewer pairs of documents and labels other processes take longer to start than the work takes."""
+HEAVIEST = 1e30
+"""Weight that a file may name: beyond this a sum of products may be no float32."""
 _CELLS_A_CHUNK = 1 << 24
 
 
@@ -152,11 +155,13 @@ class LinearRanker:
         """
         found = FORMAT.read(place)
         try:
-            L = int(found.meta["L"])
-            tfidf = Tfidf.load(found.path, int(found.meta["ngrams"]), int(found.meta["opening"]))
+            L = whole(found.meta, "L")
+            tfidf = Tfidf.load(found.path, *whole_words(found.meta))
             arrays = load_file(found.path / "weights.safetensors")
             W = checked_csr(arrays["data"], arrays["indices"], arrays["indptr"], (tfidf.V, L))
             b = arrays["b"]
+            if (np.abs(W.data) > HEAVIEST).any() or (np.abs(b) > HEAVIEST).any():
+                raise ValueError(f"a weight is beyond {HEAVIEST:g}")
             if W.dtype != np.float32 or b.dtype != np.float32 or b.shape != (L,) or not np.isfinite(b).all():
                 raise ValueError(f"weights are {W.dtype}, b is {b.dtype} of {b.shape}, expected float32 of ({L},)")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:

@@ -23,8 +23,10 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from cascadexml.bundle import Bundle
+from cascadexml.checked_json import read_strings, whole
 from cascadexml.data.sparse_files import checked_csr
 from cascadexml.errors import FormatError
+from cascadexml.labels.tfidf import MOST_OPENING
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
 from cascadexml.rankers.search import InvertedIndex
@@ -160,13 +162,11 @@ class NamesRanker:
         """
         found = FORMAT.read(place)
         try:
-            runs = json.loads((found.path / "runs.json").read_text(encoding="utf-8"))
-            if not isinstance(runs, list):
-                raise ValueError("runs.json is no list")
+            runs = read_strings(found.path / "runs.json")
             arrays = load_file(found.path / "weights.safetensors")
-            shape = (len(runs), int(found.meta["L"]))
+            shape = (len(runs), whole(found.meta, "L"))
             W = checked_csr(arrays["data"], arrays["indices"], arrays["indptr"], shape)
-            return cls(runs, W, int(found.meta["opening"]))
+            return cls(runs, W, whole(found.meta, "opening", 0, MOST_OPENING))
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise FormatError(f"{found.path} cannot be read as label names ({error}): make it again.") from None
 

@@ -12,15 +12,20 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from cascadexml.bundle import Bundle
+from cascadexml.checked_json import whole
 from cascadexml.data.sparse_files import checked_csr
 from cascadexml.errors import FormatError
-from cascadexml.labels.tfidf import Tfidf
+from cascadexml.labels.tfidf import Tfidf, whole_words
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
 from cascadexml.rankers.search import InvertedIndex
 from cascadexml.ranking import NO_LABEL, Ranking
 
 FORMAT = FORMATS["neighbours"]
+LONGEST = 1.01
+"""An entry of a row of length 1, up to rounding."""
+MOST_NEIGHBOURS = 10_000
+"""That a file may name: so many are kept of every text."""
 _CELLS_A_CHUNK = 1 << 25
 
 
@@ -127,20 +132,29 @@ class NearestNeighbours:
         """
         found = FORMAT.read(place)
         try:
-            N, L, neighbours = (int(found.meta[key]) for key in ("documents", "L", "neighbours"))
-            tfidf = Tfidf.load(found.path, int(found.meta["ngrams"]), int(found.meta["opening"]))
+            N, L, neighbours = (whole(found.meta, key) for key in ("documents", "L", "neighbours"))
+            tfidf = Tfidf.load(found.path, *whole_words(found.meta))
             arrays = load_file(found.path / "index.safetensors")
-            if neighbours < 1:
-                raise ValueError(f"{neighbours} neighbours, expected at least 1")
+            if not 1 <= neighbours <= MOST_NEIGHBOURS:
+                raise ValueError(f"neighbours is {neighbours}, expected from 1 to {MOST_NEIGHBOURS}")
             X, Y = (
                 checked_csr(arrays[f"{name}_data"], arrays[f"{name}_indices"], arrays[f"{name}_indptr"], shape)
                 for name, shape in (("X", (N, tfidf.V)), ("Y", (N, L)))
             )
+            if X.dtype != np.float32 or (np.abs(X.data) > LONGEST).any():
+                raise ValueError(f"X is of {X.dtype}, expected float32 and rows of length 1")
+            check_labels(Y)
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise FormatError(
                 f"{found.path} cannot be read as an index of documents ({error}): make it again."
             ) from None
         return cls(tfidf, X, Y, neighbours)
+
+
+def check_labels(Y: sparse.csr_matrix) -> None:
+    """Refuse, by a ValueError, labels of documents that count less than 0 or more than 1."""
+    if ((Y.data < 0) | (Y.data > 1)).any():
+        raise ValueError("a label of a document counts less than 0 or more than 1")
 
 
 def votes(nearest: Ranking, Y: sparse.csr_matrix) -> sparse.csr_matrix:

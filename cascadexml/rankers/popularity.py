@@ -9,6 +9,8 @@ import numpy.typing as npt
 from scipy import sparse
 
 from cascadexml.bundle import Bundle
+from cascadexml.checked_json import whole
+from cascadexml.data.sparse_files import read_npy
 from cascadexml.errors import FormatError
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
@@ -72,8 +74,8 @@ class Popularity:
         """
         found = FORMAT.read(place)
         try:
-            uses = np.load(found.path / "uses.npy", allow_pickle=False)
-            documents = int(found.meta["documents"])
+            uses: npt.NDArray[np.int64] = read_npy(found.path / "uses.npy")
+            documents = whole(found.meta, "documents")
             if uses.dtype != np.int64 or uses.ndim != 1:
                 raise ValueError(f"uses.npy is {uses.ndim}-dimensional {uses.dtype}, expected one dimension of int64")
             if uses.size and not 0 <= uses.min() <= uses.max() <= documents:

@@ -17,9 +17,10 @@ from safetensors.numpy import load_file, save_file
 from scipy import sparse
 
 from cascadexml.bundle import Bundle, Format
+from cascadexml.checked_json import whole
 from cascadexml.data.sparse_files import checked_csr
 from cascadexml.errors import FormatError
-from cascadexml.rankers.neighbours import votes
+from cascadexml.rankers.neighbours import MOST_NEIGHBOURS, check_labels, votes
 from cascadexml.ranking import NO_LABEL, Ranking
 
 FORMAT = Format("cascadexml.vectors", 1)
@@ -103,11 +104,14 @@ class VectorIndex:
         """
         found = FORMAT.read(place)
         try:
-            N, L, neighbours = (int(found.meta[key]) for key in ("documents", "L", "neighbours"))
+            N, L, neighbours = (whole(found.meta, key) for key in ("documents", "L", "neighbours"))
             arrays = load_file(found.path / "index.safetensors")
             X, Y = arrays["X"], checked_csr(arrays["Y_data"], arrays["Y_indices"], arrays["Y_indptr"], (N, L))
-            if X.dtype != np.float16 or X.ndim != 2 or len(X) != N or not np.isfinite(X).all() or neighbours < 1:
+            if X.dtype != np.float16 or X.ndim != 2 or len(X) != N or not np.isfinite(X).all():
                 raise ValueError(f"X is {X.dtype} of {X.shape}, expected {N} finite rows of float16")
+            check_labels(Y)
+            if not 1 <= neighbours <= MOST_NEIGHBOURS:
+                raise ValueError(f"neighbours is {neighbours}, expected from 1 to {MOST_NEIGHBOURS}")
         except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
             raise FormatError(f"{found.path} cannot be read as an index of vectors ({error}): make it again.") from None
         return cls(X, Y, neighbours)

@@ -65,7 +65,7 @@ def list_of(content: object, key: str) -> list[Any]:
     """The value of a key, a list."""
     found = _value(content, key)
     if not isinstance(found, list):
-        raise ValueError(f"{key} is {shown(found)}, expected a list")
+        raise ValueError(f"{key} is {shown(found)}, which is no list")
     return found
 
 
@@ -74,7 +74,7 @@ def strings_of(content: object, key: str) -> list[str]:
     found = list_of(content, key)
     for value in found:
         if not isinstance(value, str):
-            raise ValueError(f"{key} is no list of strings: it holds {shown(value)}")
+            raise ValueError(f"{key} is no list of strings: it holds {shown(value)}, which is no string")
     return found
 
 

@@ -30,6 +30,8 @@ from cascadexml.progress import Progress
 FORMAT = Format("cascadexml.tokens", 2)
 CHUNK = 4096
 """Texts tokenised, and rows checked, at a time."""
+CHARACTERS = 2**20
+"""Of a text that a tokenizer sees: the rest is cut off before."""
 WINDOW = 50
 """Batches that share a length-sorted window: long enough to save padding, short enough to mix the data."""
 
@@ -352,6 +354,8 @@ def _clean(text: str) -> str:
     """The text as tokenizers can take it."""
     if not text or text.isspace():
         return ""
+    # Nobody's first thousand tokens end so late, and a tokenizer takes some hundred bytes for a character.
+    text = text[:CHARACTERS]
     if text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")

@@ -152,8 +152,8 @@ def test_a_search_finds_what_the_whole_product_gives(
         ({"data": lambda a: a.astype(np.float64)}, "weights are float64"),
         ({"data": lambda a: np.where(np.arange(a.size) == 3, np.nan, a)}, "not finite"),
         ({"indices": lambda a: np.where(np.arange(a.size) == 3, 10**7, a)}, "indices holds 0 to 10000000"),
-        ({"opening": lambda n: -1}, "opening of -1"),
-        ({"opening": lambda n: None}, "NoneType"),
+        ({"opening": lambda n: -1}, "opening is -1"),
+        ({"opening": lambda n: None}, "opening is None"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused(change: dict[str, Callable[[Any], Any]], said: str, tmp_path: Path) -> None:

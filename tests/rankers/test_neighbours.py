@@ -111,9 +111,9 @@ def test_the_terms_read_back_equal(small_corpus, tmp_path, ngrams):
         ({"X_indices": lambda a: np.where(np.arange(a.size) == 3, 10**7, a)}, "indices holds 0 to 10000000"),
         ({"Y_indptr": lambda a: np.concatenate([[0], a[2:]])}, "indptr has 300 entries, expected 301"),
         ({"Y_data": lambda a: np.where(np.arange(a.size) == 3, np.inf, a)}, "not finite"),
-        ({"neighbours": lambda n: 0}, "0 neighbours"),
-        ({"ngrams": lambda n: None}, "NoneType"),
-        ({"opening": lambda n: -1}, "opening of -1"),
+        ({"neighbours": lambda n: 0}, "neighbours is 0"),
+        ({"ngrams": lambda n: None}, "ngrams is None"),
+        ({"opening": lambda n: -1}, "opening is -1"),
     ],
 )
 def test_parts_that_do_not_fit_are_refused_despite_a_right_manifest(small_corpus, tmp_path, change, said):

@@ -70,10 +70,11 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
+        types: list[int] = tokenizer("text", return_token_type_ids=True)["token_type_ids"]
     if tokenizer.pad_token_id is None:
         raise EncoderError(f"encoder {name!r} has no padding token: choose an encoder such as BERT, RoBERTa or MPNet.")
     # Token stores keep ids only: an encoder whose single texts need type ids other than 0 (XLNet) would be fed wrongly.
-    if any(tokenizer("text", return_token_type_ids=True)["token_type_ids"]):
+    if any(types):
         raise EncoderError(f"encoder {name!r} gives a single text token types other than 0: choose another encoder.")
     return tokenizer
 

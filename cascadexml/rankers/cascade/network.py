@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar, cast
+from typing import Literal, TypeVar, cast, get_args
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from cascadexml.bundle import Bundle, Format
+from cascadexml.checked_json import list_of, object_of, read_json
 from cascadexml.config import TrainSettings
 from cascadexml.errors import ConfigError, EncoderError, FormatError
 from cascadexml.labels.tree import FORMAT as TREE_FORMAT
@@ -31,6 +32,7 @@ from cascadexml.rankers.cascade.heads import DenseHead, Head, pick_shortlist
 from cascadexml.rankers.cascade.lean_head import LeanHead
 from cascadexml.rankers.cascade.positives import children_of_levels, label_slots
 from cascadexml.rankers.cascade.sharded_head import Peers, ShardedHead
+from cascadexml.rankers.cascade.stored import check_classifiers, read_encoder_config, shapes_of
 
 FORMAT = Format("cascadexml.model", 2)
 T = TypeVar("T")
@@ -49,6 +51,7 @@ HEADS = "_heads."
 """What names of their weights begin with."""
 
 Rows = Literal["dense", "bf16", "fp32"]
+POOLINGS, SCORES = ("cls", "mean"), ("leaf", "weighted")
 
 
 @dataclass(frozen=True)
@@ -70,6 +73,22 @@ class ModelConfig:
     pooling: Literal["cls", "mean"]
     score: Literal["leaf", "weighted"]
     rows: tuple[Rows, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not all(layers and all(type(layer) is int and layer >= 1 for layer in layers) for layers in self.taps):
+            raise ValueError("taps are no layers, counted from 1, of each resolution")
+        if not all(type(rate) in (int, float) and 0 <= rate <= 1 for rate in self.dropout):
+            raise ValueError("dropout is no rate from 0 to 1 of each resolution")
+        if not all(type(K) is int and K >= 1 for K in self.shortlist):
+            raise ValueError("shortlist is no length from 1 on of each resolution above the labels")
+        R = len(self.taps)
+        if R < 1 or len(self.dropout) != R or len(self.shortlist) != R - 1 or len(self.rows) not in (0, R):
+            raise ValueError(f"taps, dropout, shortlist and rows are not of {R} resolutions")
+        for name, value, choices in (("pooling", self.pooling, POOLINGS), ("score", self.score, SCORES)):
+            if value not in choices:
+                raise ValueError(f"{name} is {value!r}, expected one of {', '.join(choices)}")
+        if not all(rows in get_args(Rows) for rows in self.rows):
+            raise ValueError(f"rows are {self.rows}, expected each one of {', '.join(get_args(Rows))}")
 
 
 def default_taps(depth: int, R: int) -> tuple[tuple[int, ...], ...]:
@@ -359,11 +378,13 @@ class CascadeXML(nn.Module):
         found = FORMAT.read(place)
         path = found.path
         try:
-            encoder = transformer_from_config(read_encoder_config(path / "encoder.json"))
+            shapes, config = shapes_of(path / "model.safetensors"), read_config(path / "config.json")
+            encoder = transformer_from_config(read_encoder_config(path / "encoder.json", shapes))
             tree = LabelTree.load(found.part("tree", TREE_FORMAT))
-            model = cls(encoder, tree, read_config(path / "config.json"), start=False)
+            check_classifiers(shapes, tree, config.taps, encoder.config.hidden_size, joined=True)
+            model = cls(encoder, tree, config, start=False)
             load_weights(model, path / "model.safetensors")
-        except UNFIT as error:
+        except (EncoderError, OSError, *UNFIT) as error:
             raise FormatError(f"{path} does not hold a CascadeXML model whose parts fit ({told(error)}).") from None
         return model.eval().to(device)
 
@@ -461,9 +482,9 @@ def write_config(config: ModelConfig, file: Path) -> None:
 
 def read_config(file: Path) -> ModelConfig:
     """The configuration that `write_config` wrote; raises one of `UNFIT` where it is none."""
-    fields: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    fields = dict(object_of(read_json(file)))
     for name in ("taps", "dropout", "shortlist", "rows"):
-        fields[name] = tuple(tuple(v) if isinstance(v, list) else v for v in fields[name])
+        fields[name] = tuple(tuple(v) if isinstance(v, list) else v for v in list_of(fields, name))
     return ModelConfig(**fields)
 
 
@@ -497,9 +518,3 @@ def told(error: Exception) -> str:
 def all_finite(value: Tensor) -> bool:
     """Whether no number of a tensor is NaN or infinite; looked at in parts, as marks of all rows would be as large."""
     return all(bool(part.isfinite().all()) for part in torch.split(value.flatten(), 2**24))
-
-
-def read_encoder_config(file: Path) -> PretrainedConfig:
-    """An encoder's configuration from the JSON that `CascadeXML.save` wrote."""
-    fields = json.loads(file.read_text(encoding="utf-8"))
-    return AutoConfig.for_model(**fields)

@@ -62,7 +62,14 @@ class OnnxEncoder:
     def vectors(self, input_ids: Tensor, attention_mask: Tensor) -> list[Tensor]:
         """Each resolution's (B, d) vectors, from (B, T) tokens and their mask on the CPU."""
         tokens = zip(INPUTS, (input_ids.numpy(), attention_mask.numpy()), strict=True)
-        return [torch.from_numpy(vectors) for vectors in self.session.run(None, dict(tokens))]
+        try:
+            found = self.session.run(None, dict(tokens))
+        # Its errors have no common class but Exception.
+        except Exception as error:
+            if is_out_of_memory(error):
+                raise
+            raise _foreign(self.file, told(error)) from None
+        return [torch.from_numpy(vectors) for vectors in found]
 
     def _check(self, R: int, d: int) -> None:
         """Refuse, by a ValueError, a graph that does not go from tokens to the vectors of R resolutions."""

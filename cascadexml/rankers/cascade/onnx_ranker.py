@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from cascadexml.bundle import Bundle
+from cascadexml.checked_json import whole
 from cascadexml.errors import FormatError, PredictionError
 from cascadexml.labels.tree import FORMAT as TREE_FORMAT
 from cascadexml.labels.tree import LabelTree
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS
-from cascadexml.rankers.cascade.encoder import load_tokenizer
 from cascadexml.rankers.cascade.heads import Head
 from cascadexml.rankers.cascade.network import (
     HEADS,
@@ -34,7 +34,9 @@ from cascadexml.rankers.cascade.network import (
     write_config,
 )
 from cascadexml.rankers.cascade.onnx_encoder import OnnxEncoder
-from cascadexml.rankers.cascade.ranker import TokenRanker, max_length_of
+from cascadexml.rankers.cascade.ranker import TokenRanker, check_runs, max_length_of
+from cascadexml.rankers.cascade.stored import check_classifiers, shapes_of
+from cascadexml.rankers.cascade.tokenizer_files import load_packed_tokenizer
 
 FORMAT = FORMATS["cascade-onnx"]
 ENCODER = "encoder.onnx"
@@ -129,10 +131,11 @@ class OnnxRanker(TokenRanker):
             )
         log.info("device: cpu, by ONNX Runtime")
         try:
-            d, precision = int(found.meta["d"]), found.meta["precision"]
+            d, precision = whole(found.meta, "d", 1), found.meta["precision"]
             if precision not in get_args(Precision):
                 raise ValueError(f"precision is {precision!r}")
             tree, config = LabelTree.load(found.part("tree", TREE_FORMAT)), read_config(found.path / "config.json")
+            check_classifiers(shapes_of(found.path / "classifiers.safetensors"), tree, config.taps, d, joined=False)
             encoder = OnnxEncoder(found.path / ENCODER, len(config.taps), d)
             network = OnnxNetwork(encoder, tree, config, d)
             load_weights(network, found.path / "classifiers.safetensors")
@@ -140,8 +143,10 @@ class OnnxRanker(TokenRanker):
             raise FormatError(
                 f"{found.path} does not hold an exported cascade whose parts fit ({told(error)})."
             ) from None
-        tokenizer = load_tokenizer(str(found.path / "tokenizer"))
-        return cls(network.eval(), tokenizer, max_length_of(found), batch_size, precision)
+        max_length = max_length_of(found)
+        tokenizer = load_packed_tokenizer(found.path / "tokenizer", max_length, None)
+        check_runs(encoder.vectors, found.path, max_length, tokenizer, network.device)
+        return cls(network.eval(), tokenizer, max_length, batch_size, precision)
 
 
 def meta_of(L: int, max_length: int, d: int, precision: Precision) -> dict[str, int | str]:

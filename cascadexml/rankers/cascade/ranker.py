@@ -1,29 +1,36 @@
 """The cascade as a ranker: the network, and the tokenizer whose tokens it was trained on."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
 from cascadexml.bundle import Bundle
+from cascadexml.checked_json import whole
 from cascadexml.data.tokens import Tokens, tokenize
-from cascadexml.device import pick_device
-from cascadexml.errors import FormatError
+from cascadexml.device import is_out_of_memory, pick_device
+from cascadexml.errors import EncoderError, FormatError
 from cascadexml.progress import Progress, silent
 from cascadexml.rankers.base import BATCH_SIZE, FORMATS, Documents
-from cascadexml.rankers.cascade.encoder import load_tokenizer, save_tokenizer
+from cascadexml.rankers.cascade.encoder import save_tokenizer
 from cascadexml.rankers.cascade.inference import Network, rank_tokens, rank_tokens_with_vectors
 from cascadexml.rankers.cascade.network import FORMAT as NETWORK_FORMAT
-from cascadexml.rankers.cascade.network import CascadeXML
+from cascadexml.rankers.cascade.network import UNFIT, CascadeXML, told
+from cascadexml.rankers.cascade.tokenizer_files import greatest_id, load_packed_tokenizer
 from cascadexml.ranking import Ranking
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 FORMAT = FORMATS["cascade"]
+LONGEST = 2**17
+"""Tokens of a text that a file may name."""
 
 
 @dataclass(eq=False)
@@ -115,7 +122,10 @@ class CascadeRanker(TokenRanker):
         found = FORMAT.read(place)
         max_length = max_length_of(found)
         network = CascadeXML.load(found.part("network", NETWORK_FORMAT), str(chosen))
-        return cls(network, load_tokenizer(str(found.path / "tokenizer")), max_length, batch_size)
+        rows = int(network.encoder.get_input_embeddings().num_embeddings)  # type: ignore[arg-type]
+        tokenizer = load_packed_tokenizer(found.path / "tokenizer", max_length, rows)
+        check_runs(network.vectors, found.path, max_length, tokenizer, network.device)
+        return cls(network, tokenizer, max_length, batch_size)
 
 
 def max_length_of(found: Bundle) -> int:
@@ -125,6 +135,32 @@ def max_length_of(found: Bundle) -> int:
         FormatError: it does not.
     """
     try:
-        return int(found.meta["max_length"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise FormatError(f"{found.path} does not say how long a text may be ({error!r}): make it again.") from None
+        return whole(found.meta, "max_length", 1, LONGEST)
+    except ValueError as error:
+        raise FormatError(f"{found.path} does not say how long a text may be ({error}): make it again.") from None
+
+
+def check_runs(
+    vectors: Callable[[Tensor, Tensor], Sequence[Tensor]],
+    path: Path,
+    max_length: int,
+    tokenizer: "PreTrainedTokenizerBase",
+    device: torch.device,
+) -> None:
+    """Have a network read the longest text that it may be given, made of the last token of its tokenizer.
+
+    What its settings make it do shows when it runs, and is told here and not at somebody's text.
+
+    Raises:
+        FormatError: it cannot, or gives no numbers.
+    """
+    ids = torch.full((1, max_length), greatest_id(tokenizer), device=device)
+    try:
+        with torch.inference_mode():
+            finite = all(bool(each.isfinite().all()) for each in vectors(ids, torch.ones_like(ids)))
+    except (EncoderError, ArithmeticError, AttributeError, LookupError, *UNFIT) as error:
+        if is_out_of_memory(error):
+            raise
+        raise FormatError(f"{path} cannot read a text of {max_length} tokens ({told(error)}): make it again.") from None
+    if not finite:
+        raise FormatError(f"{path} gives vectors that are no numbers: fetch or train the model again.")

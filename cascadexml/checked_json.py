@@ -31,7 +31,11 @@ def read_json(file: Path, *, finite: bool = True) -> Any:
     """
     if file.exists() and not file.is_file():
         raise OSError(f"{file.name} is no regular file")
-    return parse_json(file.read_text(encoding="utf-8"), finite=finite)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise ValueError("it is no text in UTF-8") from None
+    return parse_json(text, finite=finite)
 
 
 def parse_json(text: str, *, finite: bool = True) -> Any:

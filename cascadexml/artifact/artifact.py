@@ -63,10 +63,17 @@ class Artifact:
 
     @property
     def reference(self) -> Bundle | None:
-        """The reference that batches are compared with, for `Reference.load`; None without one."""
+        """The reference that batches are compared with, for `Reference.load`; None without one.
+
+        Raises:
+            FormatError: it is none, or of other labels.
+        """
         if f"reference/{MANIFEST}" not in self.bundle.files:
             return None
-        return self.bundle.part("reference", REFERENCE)
+        found = self.bundle.part("reference", REFERENCE)
+        if found.meta.get("labels") != self.meta["labels"]:
+            raise FormatError(f"{found.path} is the reference of another model: pack the artifact again.")
+        return found
 
     def ranker_bundle(self, kind: str | None = None) -> Bundle:
         """The bundle of the ranker of a kind; by default of the one that answers.

@@ -5,6 +5,7 @@ is as large as they say, are read first, and the configuration must lead to the 
 """
 
 import dataclasses
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,9 +31,10 @@ _REACHING = re.compile("backbone|pretrained|implementation|kernel|quantiz|remote
 """Keys by which an encoder would take code or weights from elsewhere."""
 _REPEATED = re.compile("layers|blocks|groups|group_num|block_sizes|depths|experts|repeats")
 """Keys that say how often a part is built."""
-_FREE = ("max_position_embeddings",)
 FEW, MANY = 128, 2**20
-"""Parts that are built for any weights, as some share theirs; numbers that any weights allow."""
+"""Parts that are built for any weights, as some share theirs; numbers that any weights allow, such as a token's id."""
+TABLES = 2**24
+"""Numbers that an encoder may hold besides its weights, such as those of positions, however few weights it has."""
 _UNBUILT = (ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, StrictDataclassError)
 """What building an encoder of wrong values raises, besides what is raised for parts that do not fit."""
 
@@ -74,10 +76,13 @@ def read_encoder_config(file: Path, shapes: Shapes) -> PretrainedConfig:
         config: PretrainedConfig = config_class(**kept)
         # On the device of no memory: what is too large takes none.
         with torch.device("meta"):
-            built = transformer_from_config(config).state_dict()
+            encoder = transformer_from_config(config)
     except _UNBUILT as error:
         raise ValueError(f"{file.name} is no configuration of an encoder ({error!r})") from None
-    for name, tensor in built.items():
+    tables, held = sum(each.numel() for each in encoder.buffers()), sum(map(math.prod, ours.values()))
+    if tables > max(TABLES, held):
+        raise ValueError(f"{file.name} leads to tables of {tables} numbers beside {held} weights")
+    for name, tensor in encoder.state_dict().items():
         if ours.get(PREFIX + name) != tuple(tensor.shape):
             raise ValueError(
                 f"{file.name} leads to {name} of {tuple(tensor.shape)}, the weights hold {ours.get(PREFIX + name)}"
@@ -111,12 +116,10 @@ def check_classifiers(shapes: Shapes, tree: LabelTree, taps: Sequence[Sequence[i
 
 
 def _check_values(fields: Mapping[str, Any], file: Path, shapes: Shapes) -> None:
-    """Refuse numbers that none of the weights is as large as, and values that are neither numbers nor text."""
+    """Refuse numbers beyond what the weights allow, and values that change what an encoder gives."""
     largest = max((size for shape in shapes.values() for size in shape), default=0)
     for key, value in fields.items():
-        most = max(largest, MANY if key in _FREE else FEW)
-        if _REPEATED.search(key):
-            most = max(len(shapes), FEW)
+        most = max(len(shapes), FEW) if _REPEATED.search(key) else max(largest, MANY)
         for each in value if isinstance(value, list) else [value]:
             if isinstance(each, int) and not isinstance(each, bool) and abs(each) > most:
                 raise ValueError(f"{file.name}: {key} is {shown(each)}, and the weights allow {most}")

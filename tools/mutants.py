@@ -365,8 +365,8 @@ MUTANTS = (
             "test_labels_outside_the_candidates_count_as_missed",
         ),
         (
-            "if min(found.slope, found.slope + found.bend) <= 0 or not 0 <= found.threshold <= 1:",
-            "if found.slope <= 0 or not 0 <= found.threshold <= 1:",
+            "if min(slope, slope + bend) <= 0:",
+            "if slope <= 0:",
             "test_other_content_is_refused",
         ),
         (
@@ -1095,6 +1095,38 @@ MUTANTS = (
             "    if exported is not None:\n",
             "    if False:\n",
             "test_it_is_no_start_for_training",
+        ),
+    ),
+    *_in(
+        "cascadexml/artifact/artifact.py",
+        "tests/artifact/test_tamper.py",
+        (
+            "        _check_meta(found)\n",
+            "",
+            "test_no_value_of_a_json_file_does_more_than_to_be_refused",
+        ),
+    ),
+    *_in(
+        "cascadexml/rankers/cascade/stored.py",
+        "tests/artifact/test_tamper.py",
+        (
+            "        if ours.get(PREFIX + name) != tuple(tensor.shape):",
+            "        if False:",
+            "test_sizes_are_those_that_the_weights_justify",
+        ),
+        (
+            "if key in known and not _REACHING.search(key)}",
+            "}",
+            "test_keys_that_would_reach_other_code_are_passed_over",
+        ),
+    ),
+    *_in(
+        "cascadexml/rankers/cascade/tokenizer_files.py",
+        "tests/artifact/test_tamper.py",
+        (
+            "    if growth > GROWTH:",
+            "    if False:",
+            "test_sizes_are_those_that_the_weights_justify",
         ),
     ),
 )  # fmt: skip

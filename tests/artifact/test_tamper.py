@@ -46,8 +46,8 @@ from tests.support.tampering import (
 )
 from tests.support.tiny_artifacts import pack_again, pack_tiny_blend, tiny_reference
 
-JSON, ARRAYS, FILES, EXPORTED = 90, 35, 20, 15
-"""Forgeries that are tried, of some 9,900 of JSON, 700 of arrays, 170 of whole files; drawn anew in each group."""
+JSON, ARRAYS, FILES, EXPORTED = 75, 25, 15, 12
+"""Forgeries that are tried, of some 10,700 of JSON, 880 of arrays, 160 of whole files: the same each time."""
 CASCADE = "rankers/blend/cascade"
 ENCODER, RULES = f"{CASCADE}/network/encoder.json", f"{CASCADE}/tokenizer/tokenizer.json"
 SENTENCE = 1000
@@ -244,7 +244,9 @@ def bombs() -> None:
             if found.reference is not None:
                 Reference.load(found.reference)
         except CascadeXMLError as error:
-            return "refused" if len(str(error)) < SENTENCE else str(error)
+            # What had to be stopped by the limit was not refused for what it says.
+            late = "memory" in str(error) or "alloc" in str(error)
+            return "refused" if len(str(error)) < SENTENCE and not late else str(error)
         return "right"
 
     print(end())

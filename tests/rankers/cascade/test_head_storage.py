@@ -44,6 +44,10 @@ class HalvedHead(Head):
         logits = (self.drop(h) @ whole[:, :-1].T + whole[:, -1]).gather(1, slots)
         return logits.masked_fill(~self.valid[slots], -torch.inf), slots
 
+    def loss_over_all(self, h: Tensor, documents: Tensor, positives: Tensor) -> Tensor:
+        logits, _ = self(h, None)
+        return heads.slot_losses(logits, self.targets(None, documents, positives, len(h))).sum(1)
+
     @torch.no_grad()
     def score_all(self, h: Tensor) -> Tensor:
         whole = self._whole()[self.valid]
@@ -92,11 +96,13 @@ def prepared(tmp_path_factory: pytest.TempPathFactory, small_corpus: Corpus) -> 
     return prepare(tmp_path_factory.mktemp("run"), small_corpus)
 
 
+@pytest.mark.parametrize("negatives", ["shortlist", "all"])
 def test_another_storage_starts_trains_and_warm_starts_alike(
-    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    prepared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, negatives: str
 ) -> None:
     # Biases decay with their rows in the other storage: without decay the two are one computation.
     knobs = {"epochs": 0.5, "head_init": "centroid", "head_weight_decay": 0.0, "checkpoint_minutes": 0.0}
+    knobs["negatives"] = negatives
     results = {}
     for storage in ("dense", "halved"):
         if storage == "halved":

@@ -347,7 +347,17 @@ def _encode_fast(tokenizer: PreTrainedTokenizerBase, max_length: int, texts: lis
     )
     backend = tokenizer.backend_tokenizer
     backend.encode_special_tokens = tokenizer.split_special_tokens
-    return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
+    try:
+        return [encoding.ids for encoding in backend.encode_batch_fast(texts)]
+    except BaseException as error:
+        if type(error) is not Exception and not is_panic(error):
+            raise
+        raise EncoderError(f"the tokenizer's rules do not work on a text ({error}): make the model again.") from None
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether the Rust tokenizers gave up: their class for it derives from BaseException and lies in no module."""
+    return type(error).__name__ == "PanicException"
 
 
 def _clean(text: str) -> str:

@@ -202,6 +202,30 @@ BOMBS = (
 )
 
 
+FAST = ("PreTrainedTokenizerFast", "RagTokenizer")
+PANICS: tuple[dict[str, Any], ...] = (
+    {"normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\4\0\0\0tree eel\0").decode()}},
+    {"normalizer": {"type": "Precompiled", "precompiled_charsmap": base64.b64encode(b"\xff\xff\0\0tree").decode()}},
+    {"pre_tokenizer": {"type": "FixedLength", "length": 0}},
+    {"model": {"type": "BPE", "vocab": {"e": 0}, "merges": [["e", "e"]]}},
+    {"model": {"type": "WordPiece", "unk_token": "?", "continuing_subword_prefix": "", "vocab": {"eel": 0}}},
+    {"post_processor": {"type": "BertProcessing", "sep": ["[SEP]", 2**31], "cls": ["[CLS]", 2]}},
+)
+
+
+@pytest.mark.parametrize("tokenizer", FAST)
+@pytest.mark.parametrize("rules", PANICS)
+def test_a_tokenizer_that_gives_up_is_refused(site: Site, tokenizer: str, rules: dict[str, Any]) -> None:
+    """Rust's panics are no Exception, and some come at the first text only."""
+    settings = changed(f"{CASCADE}/tokenizer/tokenizer_config.json", tokenizer_class=tokenizer)
+    with (
+        forged(site.torch, settings),
+        forged(site.torch, changed(RULES, **rules)),
+        pytest.raises(CascadeXMLError, match="tokenizer"),
+    ):
+        Predictor.load(site.torch, "cpu").predict(["The eel sees the sea.", "é" * 200])
+
+
 def of_a_billion(data: bytes) -> bytes:
     """A manifest that says so of labels."""
     content = json.loads(data)

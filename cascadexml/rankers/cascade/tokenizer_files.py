@@ -145,8 +145,11 @@ def _check_table(table: str) -> None:
     try:
         data = base64.b64decode(table, validate=True)
         (size,) = struct.unpack_from("<I", data)
-    except (binascii.Error, struct.error) as error:
+        data[4 + size :].decode("utf-8")
+    except (binascii.Error, struct.error, UnicodeDecodeError) as error:
         raise ValueError(f"precompiled_charsmap is no table ({error})") from None
+    if size % 4 or size > len(data) - 4:
+        raise ValueError(f"precompiled_charsmap claims a tree of {size} bytes in a table of {len(data)}")
     longest = max(map(len, data[4 + size :].split(b"\0")))
     if longest > MAPPED:
         raise ValueError(f"precompiled_charsmap replaces a character by {longest} bytes, expected at most {MAPPED}")

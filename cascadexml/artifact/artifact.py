@@ -241,10 +241,12 @@ def _check_meta(artifact: Bundle) -> None:
         for key in ("max_length", "parameters"):
             if meta[key] is not None:
                 whole(meta, key, high=2**63 - 1)
-        if meta["git_revision"] is not None:
-            text_of(meta, "git_revision")
-        for key, check in (("documents", whole), ("metrics", number)):
-            values = object_of(meta, key)
+        for key in ("git_revision", "data_fingerprint"):
+            if meta.get(key) is not None:
+                text_of(meta, key)
+        whole({"networks": 0, **meta}, "networks")
+        for key, check in (("documents", whole), ("metrics", number), ("libraries", text_of)):
+            values = object_of({"libraries": {}, **meta}, key)
             for name in values:
                 check(values, name)
         for name in (*object_of(meta, "encoder"),) if meta["encoder"] is not None else ():

@@ -24,6 +24,7 @@ from transformers.tokenization_utils_base import TruncationStrategy
 from transformers.utils.generic import PaddingStrategy
 
 from cascadexml.bundle import Format
+from cascadexml.checked_json import whole
 from cascadexml.errors import ConfigError, DataError, EncoderError, FormatError
 from cascadexml.progress import Progress
 
@@ -178,7 +179,7 @@ class TokenStore(Tokens):
             meta = bundle.meta
             dtype = np.dtype({"<u2": "<u2", "<i4": "<i4"}[meta["dtype"]])
             pad_id, max_length, vocabulary_size, special_tokens = (
-                int(meta[k]) for k in ("pad_id", "max_length", "vocabulary_size", "special_tokens")
+                whole(meta, k) for k in ("pad_id", "max_length", "vocabulary_size", "special_tokens")
             )
             tokenizer, texts = str(meta["tokenizer"]), str(meta["texts"])
             offsets = np.load(path / "offsets.npy", allow_pickle=False)

@@ -114,7 +114,7 @@ class Ensemble:
         """
         found = FORMAT.read(place)
         try:
-            parts = [single_part(found, member_name(i)) for i in range(whole(found.meta, "members", high=MOST_MEMBERS))]
+            parts = [single_part(found, member_name(i)) for i in range(members_of(found))]
             return cls([_load_single(part, device, batch_size) for part in parts])
         except (KeyError, TypeError, ValueError) as error:
             raise FormatError(f"{found.path} cannot be read as an ensemble ({error}): make it again.") from None
@@ -160,6 +160,18 @@ def single_part(holder: Bundle, name: str) -> Bundle:
     """
     kind = kind_of(holder.path / name).removeprefix(PREFIX)
     return holder.part(name, FORMATS[kind if kind in SINGLE else CascadeRanker.kind])
+
+
+def members_of(found: Bundle) -> int:
+    """How many members an ensemble's bundle says that it has.
+
+    Raises:
+        FormatError: it does not.
+    """
+    try:
+        return whole(found.meta, "members", 2, MOST_MEMBERS)
+    except ValueError as error:
+        raise FormatError(f"{found.path} cannot be read as an ensemble ({error}): make it again.") from None
 
 
 def _load_single(found: Bundle, device: str, batch_size: int) -> TokenRanker:

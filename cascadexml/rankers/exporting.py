@@ -18,7 +18,7 @@ from cascadexml.rankers.cascade.network import CascadeXML, ModelConfig, vectors_
 from cascadexml.rankers.cascade.onnx_encoder import INPUTS, OnnxEncoder, onnx_packages, output_names
 from cascadexml.rankers.cascade.onnx_ranker import ENCODER, OnnxRanker, Precision, meta_of, write_classifiers
 from cascadexml.rankers.cascade.ranker import CascadeRanker
-from cascadexml.rankers.ensemble import Ensemble, cascade_part, member_name
+from cascadexml.rankers.ensemble import Ensemble, cascade_part, member_name, members_of
 from cascadexml.rankers.quantising import quantised
 
 OPSET = 17
@@ -55,7 +55,7 @@ def export_ranker(source: Bundle, folder: Path, precision: Precision) -> None:
         _export_cascade(source, folder, precision)
     elif kind == Ensemble.kind:
         with FORMATS[kind].write(folder, source.meta) as new:
-            for i in range(int(source.meta["members"])):
+            for i in range(members_of(source)):
                 export_ranker(cascade_part(source, member_name(i)), new / member_name(i), precision)
     elif kind == "blend":
         with FORMATS[kind].write(folder, source.meta) as new:

@@ -1,4 +1,4 @@
-"""`python -m flows.local.reports FOLDER PORT [MORE …]`: the pages of a folder on loopback, and nothing beside them."""
+"""`python reports.py FOLDER PORT [MORE …]`: the pages of a folder on loopback, and nothing beside them."""
 
 import sys
 from functools import partial

@@ -4,6 +4,7 @@ import secrets
 import tomllib
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from flows.local.processes import write_private
 from flows.local.service import Service, Site
@@ -96,7 +97,8 @@ class Reports(Service):
         folder = self.site.root / "data" / "reports"
         folder.mkdir(parents=True, exist_ok=True)
         cache = self.site.root / ".dvc" / "cache"
-        command = ["-m", "flows.local.reports", str(folder), str(port), str(cache)]
+        # By its file, as the site may be a folder from which this package cannot be imported.
+        command = ["-P", str(Path(__file__).with_name("reports.py")), str(folder), str(port), str(cache)]
         self.site.state.remember(self.name, self.spawn(command, environment, self.site.root), port)
 
     def wait(self) -> None:
